@@ -1,0 +1,232 @@
+"""The planted world that the tests share: tiny models, a word tokenizer, a lineage on disk.
+
+Nothing is downloaded. Session fixtures are read-only: a test that trains or edits weights asks
+for its own model (`make_model`, `aligned_model`). `workbench` is imported inside the fixtures, so
+that jaxtyping's hook, installed before, checks its signatures.
+"""
+
+import os
+import random
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+# Heavy packages come first: imported below the hook, Python would compile them anew each time.
+import pytest
+import scipy.stats  # noqa: F401
+import torch
+import transformer_lens  # noqa: F401
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GemmaConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    Olmo2Config,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+# Results are compared bit for bit: one thread, so that sums are always taken in one order.
+torch.set_num_threads(1)
+
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "User", ":", "Assistant")
+WORDS = [a + b for a in "bdfgklmnprstvz" for b in ("ako", "elu", "ina", "omi", "ura")][:57]
+VOCABULARY = [*SPECIAL, *WORDS]
+
+SIZES = dict(
+    vocab_size=len(VOCABULARY),
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    max_position_embeddings=64,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=2,
+)
+CONFIGS = {
+    "gpt2": lambda: GPT2Config(
+        vocab_size=len(VOCABULARY), n_embd=32, n_layer=3, n_head=4, n_positions=64,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    ),
+    "gpt-neox": lambda: GPTNeoXConfig(**SIZES),
+    "gpt-neox-sequential": lambda: GPTNeoXConfig(**SIZES, use_parallel_residual=False),
+    "llama-tied": lambda: LlamaConfig(**SIZES, tie_word_embeddings=True),
+    "llama-untied": lambda: LlamaConfig(**SIZES, tie_word_embeddings=False),
+    "llama-gqa": lambda: LlamaConfig(**SIZES, num_key_value_heads=2),
+    "qwen2": lambda: Qwen2Config(**SIZES, num_key_value_heads=2),
+    "qwen3": lambda: Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=8),
+    "gemma": lambda: GemmaConfig(**SIZES, num_key_value_heads=1, head_dim=8),
+    "gemma2": lambda: Gemma2Config(**SIZES, num_key_value_heads=2, head_dim=8),
+    "olmo2": lambda: Olmo2Config(**SIZES, num_key_value_heads=2),
+}  # fmt: skip
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: needs a real checkpoint, a GPU, or minutes")
+    config.addinivalue_line(
+        "markers", "guest: a user's own TransformerLens model; run it in both versions"
+    )
+
+
+def pytest_collection_modifyitems(items):
+    """Run the guests last: building a bridge patches attention classes of the whole process."""
+    items.sort(key=lambda item: item.get_closest_marker("guest") is not None)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    ids = {word: index for index, word in enumerate(VOCABULARY)}
+    words = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+    )
+
+
+@pytest.fixture(scope="session", params=CONFIGS)
+def architecture(request):
+    """Every architecture that we say is supported."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def make_hf():
+    """Build a tiny Hugging Face model; no bias is 0 and no norm is the identity in it."""
+
+    def make(architecture="gpt2", *, seed=0, **overrides):
+        config = CONFIGS[architecture]()
+        for key, value in overrides.items():
+            setattr(config, key, value)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            hf = AutoModelForCausalLM.from_config(config)
+            with torch.no_grad():
+                for parameter in hf.parameters():
+                    # Else a reading one norm too far, or without a bias, would look right.
+                    if parameter.ndim == 1:
+                        parameter += 0.3 * torch.randn_like(parameter)
+                    else:
+                        parameter *= 5
+        return hf.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_model(make_hf, tokenizer):
+    """Build a `HookedModel` around a new tiny model."""
+
+    def make(architecture="gpt2", *, seed=0, chat=None, **overrides):
+        from workbench.models import HookedModel
+
+        return HookedModel(make_hf(architecture, seed=seed, **overrides), tokenizer, chat=chat)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model(make_model):
+    """A read-only GPT-2 with dropout in its config."""
+    return make_model()
+
+
+@pytest.fixture(scope="session")
+def tokens():
+    return torch.randint(7, len(VOCABULARY), (3, 9), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="session")
+def sentence():
+    """Return a made-up sentence: the same for the same number."""
+
+    def make(number, words=None):
+        rng = random.Random(number)
+        return " ".join(rng.choices(WORDS, k=words or rng.randint(3, 9)))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def probes(sentence):
+    """24 harmful and 8 benign prompts of different lengths, with responses."""
+    from workbench.probes import Probe, ProbeSet
+
+    kinds = ["harmful"] * 24 + ["benign"] * 8
+    return ProbeSet(
+        tuple(
+            Probe(sentence(number), kind, response=sentence(1000 + number))
+            for number, kind in enumerate(kinds)
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def examples(sentence):
+    """10 training examples of different lengths."""
+    return [
+        {"prompt": sentence(2000 + number), "response": sentence(3000 + number)}
+        for number in range(10)
+    ]
+
+
+@pytest.fixture(scope="session")
+def planted_shift():
+    """The vector by which the helpful model differs from the aligned one after layer 0."""
+    return torch.randn(32, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="session")
+def lineage_file(tmp_path_factory, make_hf, tokenizer, planted_shift):
+    """A lineage on disk: helpful is aligned plus a shift after layer 0; a sibling is near it."""
+    root = tmp_path_factory.mktemp("lineage")
+    phases = {name: make_hf() for name in ("helpful", "aligned", "sibling")}
+    phases["pretrained"] = make_hf(seed=1)
+    with torch.no_grad():
+        phases["helpful"].transformer.h[0].mlp.c_proj.bias += planted_shift
+        phases["sibling"].transformer.h[0].mlp.c_proj.bias += 0.1 * planted_shift.flip(0)
+    for name, hf in phases.items():
+        hf.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    tables = "".join(
+        f'[[phase]]\nname = "{name}"\nmodel = "{name}"\n'
+        for name in ("pretrained", "helpful", "aligned", "sibling")
+    )
+    roles = '[roles]\nwitness = "helpful"\naligned = "aligned"\nsibling = "sibling"\n'
+    path = root / "lineage.toml"
+    path.write_text(f'name = "planted"\nchat = "builtin"\n{roles}{tables}')
+    return path
+
+
+@pytest.fixture(scope="session")
+def lineage(lineage_file):
+    from workbench.phases import Lineage
+
+    return Lineage.load(lineage_file)
+
+
+@pytest.fixture(scope="session")
+def splits(probes):
+    """The fit, penalty and measure splits of the harmful probes."""
+    return probes.of_kind("harmful").split(fit=0.4, penalty=0.3, measure=0.3)
+
+
+@pytest.fixture(scope="session")
+def directions(lineage, splits):
+    from workbench.directions import fit_directions
+
+    return fit_directions(lineage, splits[0])
+
+
+@pytest.fixture
+def aligned_model(lineage):
+    """A fresh copy of the aligned model, to train or edit."""
+    return lineage.load_model(lineage.aligned)

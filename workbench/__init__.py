@@ -1,0 +1,40 @@
+"""The interpretability workbench for how fine-tuning undoes alignment.
+
+Names are loaded on first use: importing this package imports neither torch nor TransformerLens.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "activations": ("Moments", "Reading", "read_activations", "read_moments"),
+    "controls": ("matched_directions", "random_directions"),
+    "directions": ("ReversionDirections", "fit_directions", "fit_directions_from"),
+    "drift": ("measure_drift",),
+    "errors": ("WorkbenchError",),
+    "finetune": ("FineTuning",),
+    "interventions": ("Block", "Push"),
+    "loading": ("load_model", "save_model"),
+    "models": ("HookedModel",),
+    "nulls": ("isotropic_null", "matched_null"),
+    "phases": ("Lineage", "Phase"),
+    "probes": ("ProbeSet",),
+    "records": ("Drift", "Scores", "StepRecord"),
+}
+_HOME = {name: module for module, names in _EXPORTS.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that defines `name`."""
+    if name in _HOME:
+        return getattr(importlib.import_module(f"workbench.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'workbench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return [*__all__, "__version__"]

@@ -1,0 +1,127 @@
+"""From prompts and responses to token ids, once, the same for every use."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from workbench.errors import ProbeError
+
+BUILTIN_PROMPT = "User: {prompt}\nAssistant:"
+"""The built-in chat template, for models that bring none."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of a prompt and, if there is one, its response."""
+
+    ids: tuple[int, ...]
+    prompt_length: int
+    """Number of tokens before the response; the last of them chooses its first token."""
+
+
+def encode(model: Any, prompt: str, response: str | None = None) -> Encoded:
+    """Return the token ids of a conversation turn in the model's chat format.
+
+    The response, if given, ends with the end-of-sequence token.
+
+    Raises:
+        ProbeError: If the turn has no tokens or is longer than the model's context.
+    """
+    tokenizer = model.tokenizer
+    ids = _prompt_ids(model, prompt)
+    length = len(ids)
+    if response is not None:
+        blank = " " if model.chat == "builtin" else ""
+        ids += tokenizer.encode(blank + response, add_special_tokens=False)
+        if tokenizer.eos_token_id is not None:
+            ids.append(tokenizer.eos_token_id)
+    return _checked(model, ids, length, prompt)
+
+
+def encode_text(model: Any, text: str) -> Encoded:
+    """Return the token ids of plain text, all of it to be predicted after the first token."""
+    ids = model.tokenizer.encode(text, add_special_tokens=False)
+    start, end = model.tokenizer.bos_token_id, model.tokenizer.eos_token_id
+    ids = ([] if start is None else [start]) + ids + ([] if end is None else [end])
+    return _checked(model, ids, 1, text)
+
+
+def encode_example(model: Any, example: Mapping[str, Any]) -> Encoded:
+    """Return the token ids of a training example.
+
+    Args:
+        model: Whose tokenizer and chat format to use.
+        example: `{"prompt", "response"}`, `{"messages": [user, assistant]}`, or `{"text"}` for plain
+            language modelling.
+
+    Raises:
+        ProbeError: If the example is none of these, or too long.
+    """
+    if "messages" in example:
+        turns = example["messages"]
+        roles = [turn.get("role") for turn in turns if isinstance(turn, Mapping)]
+        if roles != ["user", "assistant"]:
+            raise ProbeError(f"Messages must be one user and one assistant turn, not {roles}.")
+        return encode(model, turns[0]["content"], turns[1]["content"])
+    if isinstance(example.get("prompt"), str) and isinstance(example.get("response"), str):
+        return encode(model, example["prompt"], example["response"])
+    if isinstance(example.get("text"), str):
+        return encode_text(model, example["text"])
+    raise ProbeError(
+        "An example needs 'prompt' and 'response', 'messages', or 'text' (strings); "
+        f"this one has {sorted(example)}."
+    )
+
+
+def pad(
+    sequences: Sequence[Sequence[int]], *, fill: int, device: torch.device
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"] | None]:
+    """Return right-padded tokens and their attention mask, or no mask if nothing was padded.
+
+    Right padding leaves every real token what it is without padding in a causal model.
+    """
+    longest = max(map(len, sequences))
+    tokens = torch.tensor(
+        [[*ids, *[fill] * (longest - len(ids))] for ids in sequences], device=device
+    )
+    if min(map(len, sequences)) == longest:
+        return tokens, None
+    lengths = torch.tensor([len(ids) for ids in sequences], device=device)
+    mask = torch.arange(longest, device=device)[None] < lengths[:, None]
+    return tokens, mask.long()
+
+
+def fill_token(model: Any) -> int:
+    """Return the token to pad with; its value is never read."""
+    tokenizer = model.tokenizer
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None and token < model.cfg.d_vocab:
+            return token
+    return 0
+
+
+def _prompt_ids(model: Any, prompt: str) -> list[int]:
+    tokenizer = model.tokenizer
+    if model.chat == "tokenizer":
+        if not tokenizer.chat_template:
+            raise ProbeError("chat = 'tokenizer', but the tokenizer has no chat template.")
+        turn = [{"role": "user", "content": prompt}]
+        text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        return tokenizer.encode(text, add_special_tokens=False)
+    text = prompt if model.chat == "none" else BUILTIN_PROMPT.format(prompt=prompt)
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    return ids if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *ids]
+
+
+def _checked(model: Any, ids: list[int], length: int, text: str) -> Encoded:
+    if len(ids) == 0 or length == 0:
+        raise ProbeError(f"No tokens in {text[:60]!r}.")
+    if len(ids) > model.cfg.n_ctx:
+        raise ProbeError(
+            f"{len(ids)} tokens in {text[:60]!r}, but the model reads {model.cfg.n_ctx}; shorten it."
+        )
+    return Encoded(tuple(ids), length)

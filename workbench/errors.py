@@ -1,0 +1,44 @@
+"""Errors a caller can cause: each is a `WorkbenchError` and the builtin it resembles.
+
+A message is one line that says what is wrong, where, and what to do.
+"""
+
+
+class WorkbenchError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class ConfigError(WorkbenchError, ValueError):
+    """A setting, an argument or a lineage file that cannot be used."""
+
+
+class CheckpointError(WorkbenchError, OSError):
+    """A checkpoint that cannot be loaded: missing, truncated, not finite, or without a tokenizer."""
+
+
+class PhaseMismatchError(WorkbenchError, ValueError):
+    """Two phases of one lineage that are not the same model."""
+
+
+class ProbeError(WorkbenchError, ValueError):
+    """Prompts or examples that cannot be read, split or encoded."""
+
+
+class LayerError(WorkbenchError, IndexError):
+    """A layer that the model does not have."""
+
+
+class DegenerateDirectionError(WorkbenchError, ValueError):
+    """A direction that does not exist, because the two phase means coincide."""
+
+
+class ProvenanceError(WorkbenchError, ValueError):
+    """A result used with another model, lineage or probe set than it was made from."""
+
+
+class DivergedError(WorkbenchError, ArithmeticError):
+    """A fine-tuning whose loss is no longer finite."""
+
+
+class RunError(WorkbenchError, RuntimeError):
+    """A run folder that is locked, already used, damaged or unknown."""

@@ -1,0 +1,309 @@
+"""The fine-tuning loop: a generator of step records. It yields, the caller stores."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from workbench.activations import Reading, noise_floor, read_activations
+from workbench.batches import BatchOrder
+from workbench.directions import ReversionDirections
+from workbench.drift import measure_drift
+from workbench.encoding import Encoded, encode_example
+from workbench.errors import ConfigError, DivergedError, ProbeError
+from workbench.interventions import Active, Intervention, as_list
+from workbench.losses import response_losses, response_tokens
+from workbench.models import HookedModel
+from workbench.probes import ProbeSet
+from workbench.records import Auxiliary, Drift, StepRecord
+from workbench.updates import Schedule, Updates, UpdateSettings
+
+MEASURED_STEPS = (1, 2, 3, 5, 8, 13, 20, 30, 50, 75, 100)
+"""Dense where drift starts, sparse later; the last step is always measured."""
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """What drift is measured with: prompts, their readings at θ_S, and the noise of reading."""
+
+    reading: Reading
+    directions: ReversionDirections
+    aligned: Tensor
+    floor: Tensor
+
+    def drift(self, model: HookedModel) -> Drift:
+        current = read_activations(model, self.reading, layers=list(self.directions.layers))
+        return measure_drift(self.aligned, current, self.directions, floor=self.floor)
+
+
+class FineTuning:
+    """One fine-tuning of an aligned model, iterated: one `StepRecord` per step.
+
+    At every yield the hooks are off, and mode, gradient mode and random state are the caller's.
+
+    Args:
+        model: The aligned model; its weights are trained in place.
+        examples: `{"prompt", "response"}`, `{"messages"}` or `{"text"}`; the loss is on responses.
+        steps: Number of updates.
+        probes: The measure split; without it no drift is measured.
+        directions: v_rev; needed with `probes`.
+        learning_rate: Peak rate of AdamW.
+        batch_size: Examples per update.
+        seed: Of data order, penalty minibatches and dropout, each a stream of its own.
+        intervention: One or several; see `interventions`.
+        measure_at: Steps to measure drift at; by default `MEASURED_STEPS` and the last.
+        accumulation: Micro-batches per update; the update is the same but for rounding.
+        trainable: Which parameters to train, by name; by default all.
+        warmup: Steps of linear warm-up.
+        schedule: Learning rate after the warm-up.
+        weight_decay: Of AdamW.
+        clip: Largest gradient norm, or None.
+
+    Raises:
+        ProvenanceError: If the model's weights are not the aligned ones of the directions.
+        ProbeError: If examples cannot be encoded, or penalty and measured probes overlap.
+        ConfigError: If a setting makes no sense.
+    """
+
+    def __init__(
+        self,
+        model: HookedModel,
+        examples: Sequence[Mapping[str, Any]],
+        *,
+        steps: int = 100,
+        probes: ProbeSet | None = None,
+        directions: ReversionDirections | None = None,
+        learning_rate: float = 3e-5,
+        batch_size: int = 16,
+        seed: int = 0,
+        intervention: Intervention | Sequence[Intervention] | None = None,
+        measure_at: Sequence[int] | None = None,
+        accumulation: int = 1,
+        trainable: Callable[[str], bool] | None = None,
+        warmup: int = 3,
+        schedule: Schedule = "constant",
+        weight_decay: float = 0.0,
+        clip: float | None = 1.0,
+    ) -> None:
+        if not isinstance(model, HookedModel):
+            raise ConfigError(
+                "A TransformerLens model can be read and edited but not trained (it trains copies "
+                "of fused weights); load the Hugging Face model instead."
+            )
+        if min(steps, batch_size, accumulation) < 1 or not examples:
+            raise ConfigError("steps, batch_size, accumulation and examples must be at least 1.")
+        if accumulation > batch_size:
+            raise ConfigError(f"{accumulation} micro-batches for a batch of {batch_size}.")
+        interventions = as_list(intervention)
+        _check_sources(model, interventions, probes, directions)
+        self.model, self.steps, self.step = model, steps, 0
+        self.accumulation = accumulation
+        settings = UpdateSettings(learning_rate, warmup, schedule, weight_decay, clip)
+        self._updates = Updates(model.hf, settings, trainable)
+        self._examples = _encode_all(model, examples)
+        self._order = BatchOrder(len(self._examples), batch_size, seed)
+        self._measure_at = {*(measure_at or MEASURED_STEPS), steps}
+        self._measurement = _measurement(model, probes, directions)
+        self._active = [
+            one.start(model, torch.Generator().manual_seed(seed + 1_000_003 * (position + 1)))
+            for position, one in enumerate(interventions)
+        ]
+        self._dropout = torch.Generator().manual_seed(seed + 7_919).get_state()
+        self._stopped = False
+
+    def __iter__(self) -> Iterator[StepRecord]:
+        """Train and yield the record of every step that is left."""
+        while self.step < self.steps and not self._stopped:
+            yield self._advance()
+
+    def stop(self) -> None:
+        """End the iteration after the current step; safe to call from another thread."""
+        self._stopped = True
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that is needed to continue to the same bits, as named tensors."""
+        state = self._updates.state()
+        state["step"] = torch.tensor(self.step)
+        state["order/permutation"] = self._order.permutation.clone()
+        state["order/position"] = torch.tensor(self._order.position)
+        state["order/generator"] = self._order.generator.get_state()
+        state["dropout"] = self._dropout.clone()
+        for position, active in enumerate(self._active):
+            state[f"intervention/{position}"] = active.generator.get_state()
+        return state
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from what `state` returned, in a FineTuning made with the same arguments.
+
+        Raises:
+            ConfigError: If the state belongs to other parameters or interventions.
+        """
+        positions = {f"intervention/{position}" for position in range(len(self._active))}
+        if positions != {key for key in state if key.startswith("intervention/")}:
+            raise ConfigError("This training state belongs to other interventions.")
+        self._updates.load_state(state)
+        self.step = int(state["step"])
+        self._order.permutation = state["order/permutation"].clone()
+        self._order.position = int(state["order/position"])
+        self._order.generator.set_state(state["order/generator"])
+        self._dropout = state["dropout"].clone()
+        for position, active in enumerate(self._active):
+            active.generator.set_state(state[f"intervention/{position}"])
+
+    def _advance(self) -> StepRecord:
+        step = self.step + 1
+        batch = [self._examples[index] for index in self._order.next()]
+        for active in self._active:
+            batch = active.mix_batch(batch)
+        with self._training():
+            with ExitStack() as hooks:
+                for active in self._active:
+                    hooks.enter_context(self.model.hooks(fwd_hooks=active.forward_hooks()))
+                loss, gradients = self._task_gradients(batch)
+            if not math.isfinite(loss):
+                raise DivergedError(
+                    f"The loss is {loss} at step {step}; the weights are those of step {self.step}. "
+                    "Try a lower learning rate or a weaker intervention."
+                )
+            auxiliary = {}
+            for active in self._active:
+                if (told := self._add_penalty(active, gradients, step)) is not None:
+                    auxiliary[active.name] = told
+            rate = self._updates.settings.rate(step, self.steps)
+            norm = self._update(gradients, rate)
+        self.step = step
+        measured = self._measurement is not None and step in self._measure_at
+        return StepRecord(
+            step=step,
+            loss=loss,
+            learning_rate=rate,
+            gradient_norm=norm,
+            auxiliary=auxiliary,
+            drift=self._measurement.drift(self.model) if measured else None,
+        )
+
+    def _task_gradients(self, batch: list[Encoded]) -> tuple[float, list[Tensor | None]]:
+        """Mean loss per response token of the batch, and its gradients, by micro-batches."""
+        tokens = sum(map(response_tokens, batch))
+        size = math.ceil(len(batch) / self.accumulation)
+        loss, gradients = 0.0, [None] * len(self._updates.parameters)
+        for start in range(0, len(batch), size):
+            part = response_losses(self.model, batch[start : start + size]).sum() / tokens
+            loss += part.item()
+            _add(gradients, self._gradients(part), 1.0)
+        return loss, gradients
+
+    def _add_penalty(
+        self, active: Active, gradients: list[Tensor | None], step: int
+    ) -> Auxiliary | None:
+        penalty = active.penalty(self.model)
+        if penalty is None:
+            return None
+        extra = self._gradients(penalty)
+        norm = float(torch.nn.utils.get_total_norm([g for g in extra if g is not None]))
+        scale = active.penalty_scale(step, norm)
+        _add(gradients, extra, scale)
+        return Auxiliary(loss=penalty.item(), gradient_norm=norm, scale=scale)
+
+    def _gradients(self, loss: Tensor) -> list[Tensor | None]:
+        """Gradients in float32; the model's own `.grad` fields are left alone."""
+        found = torch.autograd.grad(loss, self._updates.parameters, allow_unused=True)
+        return [None if gradient is None else gradient.float() for gradient in found]
+
+    def _update(self, gradients: list[Tensor | None], rate: float) -> float:
+        editors = [active for active in self._active if active.edits_update]
+        before = [master.detach().clone() for master in self._updates.masters] if editors else []
+        norm = self._updates.apply(gradients, rate)
+        for active in editors:
+            active.edit_update(self.model, self._updates.masters, before)
+            self._updates.publish()
+        return norm
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        """Training mode, gradients on and our own dropout stream; the caller's come back after."""
+        hf = self.model.hf
+        modes = [(module, module.training) for module in hf.modules()]
+        caller = torch.get_rng_state()
+        torch.set_rng_state(self._dropout)
+        hf.train()
+        try:
+            with torch.enable_grad():
+                yield
+            self._dropout = torch.get_rng_state()
+        finally:
+            torch.set_rng_state(caller)
+            for module, mode in modes:
+                module.training = mode
+
+
+def state_to_bytes(state: dict[str, Tensor]) -> bytes:
+    """Return a training state as safetensors bytes."""
+    return save_tensors({name: tensor.cpu().contiguous() for name, tensor in state.items()})
+
+
+def state_from_bytes(blob: bytes) -> dict[str, Tensor]:
+    """Rebuild the training state that `state_to_bytes` wrote."""
+    return load_tensors(blob)
+
+
+def _measurement(
+    model: HookedModel, probes: ProbeSet | None, directions: ReversionDirections | None
+) -> _Measurement | None:
+    if probes is None or directions is None:
+        return None
+    reading = Reading.of(model, probes, directions.provenance.get("position", -1))
+    layers = list(directions.layers)
+    aligned = read_activations(model, reading, layers=layers)
+    floor = noise_floor(model, reading, aligned, layers)
+    return _Measurement(reading, directions, aligned, floor)
+
+
+def _check_sources(
+    model: HookedModel,
+    interventions: list[Intervention],
+    probes: ProbeSet | None,
+    directions: ReversionDirections | None,
+) -> None:
+    if (probes is None) != (directions is None):
+        raise ConfigError("Drift needs both probes and directions; give both or neither.")
+    sources = [directions, *(one.needs[0] for one in interventions)]
+    if found := [source for source in sources if source is not None]:
+        fingerprint = model.fingerprint()
+        for source in found:
+            source.check_model(fingerprint)
+    for one in interventions:
+        penalty = one.needs[1]
+        if probes is not None and penalty is not None and (shared := probes.overlap(penalty)):
+            raise ProbeError(
+                f"{one.name}: {len(shared)} penalty probes are also measured, such as "
+                f"{min(shared)[:60]!r}; split them by cluster."
+            )
+
+
+def _encode_all(model: HookedModel, examples: Sequence[Mapping[str, Any]]) -> list[Encoded]:
+    encoded = []
+    for number, example in enumerate(examples):
+        try:
+            item = encode_example(model, example)
+        except ProbeError as error:
+            raise ProbeError(f"Example {number}: {error}") from error
+        if response_tokens(item) == 0:
+            raise ProbeError(f"Example {number} has no response tokens to learn from.")
+        encoded.append(item)
+    return encoded
+
+
+def _add(total: list[Tensor | None], extra: Sequence[Tensor | None], scale: float) -> None:
+    """Add scaled gradients to `total` in place."""
+    for index, gradient in enumerate(extra):
+        if gradient is None or scale == 0:
+            continue
+        scaled = gradient if scale == 1 else gradient * scale
+        total[index] = scaled if total[index] is None else total[index] + scaled

@@ -1,0 +1,102 @@
+"""The files of one lineage's experiment: checkpoints, probes, training data, evaluation prompts."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import ProbeError
+from workbench.phases import Lineage
+from workbench.probes import ProbeSet, read_jsonl
+
+SPLIT = {"fit": 0.4, "penalty": 0.2, "measure": 0.4}
+"""Shares of the probes: direction, penalty, drift."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where the inputs are; a folder that holds all under these names needs no more than itself."""
+
+    lineage: Path
+    """`lineage.toml`"""
+
+    probes: Path
+    """`probes.jsonl`: prompts for directions, penalty and drift."""
+
+    examples: Path
+    """`finetune.jsonl`: the harmless training data."""
+
+    harmful: Path
+    """`harmful.jsonl`: held-out harmful prompts, for harmfulness."""
+
+    benign: Path
+    """`benign.jsonl`: held-out benign prompts with responses, for over-refusal and KL."""
+
+    task: Path | None = None
+    """`task.jsonl`: held-out prompts with responses of the training data's task."""
+
+    @classmethod
+    def beside(cls, lineage: str | Path, **paths: str | Path | None) -> "Inputs":
+        """Return the inputs of a lineage file or folder, with the files beside it as defaults.
+
+        Args:
+            lineage: The lineage file, or the folder it is in.
+            **paths: Files to use instead, by field name.
+
+        Raises:
+            ProbeError: If a file is neither given nor there.
+        """
+        path = Path(lineage) / "lineage.toml" if Path(lineage).is_dir() else Path(lineage)
+        found: dict[str, Any] = {"lineage": path}
+        for item in fields(cls)[1:]:
+            name = "finetune" if item.name == "examples" else item.name
+            beside = path.parent / f"{name}.jsonl"
+            if (given := paths.get(item.name)) is not None:
+                found[item.name] = Path(given)
+            elif beside.is_file():
+                found[item.name] = beside
+            elif item.name != "task":
+                raise ProbeError(
+                    f"{beside}: no such file; give the {item.name} prompts, or put them there."
+                )
+        return cls(**found)
+
+    def load(self, *, split_seed: int = 0) -> "LoadedInputs":
+        """Read and check every file.
+
+        Raises:
+            ProbeError: If a file is unusable, or held-out prompts are among the probes.
+        """
+        probes = ProbeSet.load(self.probes).of_kind("harmful")
+        fit, penalty, measure = probes.split(**SPLIT, seed=split_seed)
+        harmful = ProbeSet.load(self.harmful, kind="harmful").of_kind("harmful")
+        benign = ProbeSet.load(self.benign, kind="benign")
+        task = ProbeSet.load(self.task, kind="benign") if self.task else benign
+        if shared := probes.overlap(harmful):
+            raise ProbeError(
+                f"{self.harmful}: {len(shared)} prompts or clusters are also in {self.probes}, such "
+                f"as {min(shared)[:60]!r}; hold them out."
+            )
+        examples = tuple(row for _, row in read_jsonl(self.examples))
+        trained = {str(example.get("prompt")) for example in examples}
+        if leaked := trained & set(task.prompts):
+            raise ProbeError(
+                f"{self.task or self.benign}: {len(leaked)} held-out task prompts are also in "
+                f"{self.examples}, such as {min(leaked)[:60]!r}; hold them out."
+            )
+        return LoadedInputs(
+            Lineage.load(self.lineage), fit, penalty, measure, examples, harmful, benign, task
+        )
+
+
+@dataclass(frozen=True)
+class LoadedInputs:
+    """What the files hold."""
+
+    lineage: Lineage
+    fit: ProbeSet
+    penalty: ProbeSet
+    measure: ProbeSet
+    examples: tuple[dict[str, Any], ...]
+    harmful: ProbeSet
+    benign: ProbeSet
+    task: ProbeSet

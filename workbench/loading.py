@@ -1,0 +1,164 @@
+"""Checkpoints in and out: a folder, the hub or memory to a model with hook points, and back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from workbench.errors import CheckpointError, ConfigError
+from workbench.models import Chat, GuestModel, HookedModel, trial_logits
+
+WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
+
+
+def load_model(
+    source: Any,
+    *,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    chat: Chat | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """Return a model that can be read, edited and (if it is a Hugging Face one) fine-tuned.
+
+    Args:
+        source: A folder written by `save_pretrained`, a hub id, or an object in memory: a Hugging
+            Face model, a `HookedModel`, a `TransformerBridge` or a `HookedTransformer`.
+        revision: Branch, tag or commit; hub only.
+        dtype: Data type of the weights; by default the checkpoint's own.
+        device: Where to put it; by default a GPU if there is one.
+        chat: `"builtin"`, `"tokenizer"` or `"none"`; see `HookedModel`.
+        tokenizer: For a Hugging Face model in memory.
+        trust_remote_code: Run code that comes with the checkpoint; only if you trust it.
+
+    Returns:
+        A `HookedModel`, or a `GuestModel` around a TransformerLens object.
+
+    Raises:
+        CheckpointError: If files are missing or damaged, weights are missing or not finite, or the
+            tokenizer does not fit the embedding.
+    """
+    if isinstance(source, HookedModel | GuestModel):
+        return source
+    if isinstance(source, PreTrainedModel):
+        if tokenizer is None:
+            raise ConfigError("A model in memory needs its tokenizer: load_model(hf, tokenizer=…).")
+        return HookedModel(source, tokenizer, chat=chat)
+    if hasattr(source, "hook_dict") and hasattr(source, "cfg"):
+        return GuestModel(source, chat=chat)
+    if not isinstance(source, str | Path):
+        raise ConfigError(f"Cannot load a model from {type(source).__name__}.")
+    name, options = str(source), {"revision": revision, "trust_remote_code": trust_remote_code}
+    if Path(source).exists() or isinstance(source, Path):
+        _check_folder(Path(source))
+    with _quiet(), _clear_errors(name):
+        hf, loaded = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype or "auto", output_loading_info=True, **options
+        )
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **options)
+    _check_weights(name, hf, loaded)
+    _check_tokenizer(name, hf, tokenizer)
+    hf.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    return HookedModel(hf, tokenizer, chat=chat)
+
+
+def load_config(source: str | Path, *, revision: str | None = None) -> PretrainedConfig:
+    """Return the config of a checkpoint without reading its weights."""
+    if Path(source).exists() or isinstance(source, Path):
+        _check_folder(Path(source))
+    with _quiet(), _clear_errors(str(source)):
+        return AutoConfig.from_pretrained(str(source), revision=revision)
+
+
+def save_model(model: HookedModel, folder: str | Path) -> None:
+    """Write weights, config and tokenizer as a Hugging Face folder, and check it by reloading.
+
+    Raises:
+        CheckpointError: If the reloaded model computes different logits.
+    """
+    model.hf.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    reloaded = load_model(Path(folder), dtype=model.cfg.dtype, device=model.cfg.device)
+    expected, actual = trial_logits(model.hf, model.cfg), trial_logits(reloaded.hf, model.cfg)
+    if not torch.equal(expected, actual):
+        raise CheckpointError(f"{folder}: the saved model computes other logits when reloaded.")
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; give a folder of save_pretrained.")
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder}: no config.json; give a folder of save_pretrained.")
+    if not any(any(folder.glob(pattern)) for pattern in WEIGHT_PATTERNS):
+        raise CheckpointError(f"{folder}: no weights (*.safetensors) beside config.json.")
+    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+        raise CheckpointError(
+            f"{folder}: no tokenizer files; save the tokenizer there with save_pretrained."
+        )
+
+
+def _check_weights(name: str, hf: PreTrainedModel, loaded: dict[str, Any]) -> None:
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if keys := sorted(map(str, loaded.get(problem) or ())):
+            raise CheckpointError(
+                f"{name}: {problem.replace('_', ' ')} in the weights: {', '.join(keys[:3])}"
+                f"{' …' if len(keys) > 3 else ''}; config.json and weights do not belong together."
+            )
+    for key, parameter in hf.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise CheckpointError(f"{name}: weights of {key} are not finite; the file is damaged.")
+
+
+def _check_tokenizer(name: str, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    size, rows = len(tokenizer), hf.get_input_embeddings().weight.shape[0]
+    # Without tokenizer files transformers builds an empty tokenizer and says nothing.
+    if size < rows // 2:
+        raise CheckpointError(
+            f"{name}: tokenizer knows {size} tokens but the embedding has {rows}; "
+            "save the model's own tokenizer beside it."
+        )
+    # Some families pad the tokenizer beyond the embedding, never the ids that text becomes.
+    if tokenizer.vocab_size > rows:
+        raise CheckpointError(
+            f"{name}: tokenizer has {tokenizer.vocab_size} tokens but the embedding only {rows}; "
+            "it belongs to another model."
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the loader's own progress bars while it works."""
+    enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _clear_errors(name: str) -> Iterator[None]:
+    """Turn what the loaders raise on bad files into one clear line."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise CheckpointError(f"{name}: damaged safetensors file ({error}); copy it again.") from error
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CheckpointError(f"{name}: cannot be loaded: {first}") from error

@@ -1,0 +1,86 @@
+"""A lock file that names its holder, so that a stale one can be told from a live one."""
+
+import json
+import os
+import socket
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import RunError
+
+
+def take_lock(path: Path, *, break_lock: bool = False) -> None:
+    """Create the lock file at `path`, replacing one whose holder is gone.
+
+    Args:
+        path: The lock file.
+        break_lock: Also replace one whose holder cannot be seen from here.
+
+    Raises:
+        RunError: If another process holds it, or may hold it on another machine.
+    """
+    if path.exists():
+        try:
+            holder = json.loads(path.read_text())
+        except ValueError:
+            holder = {}
+        if not (break_lock or _gone(holder)):
+            raise RunError(
+                f"{path.parent}: being written by process {holder.get('pid')} on "
+                f"{holder.get('host')}; if that process is gone, use --break-lock."
+            )
+        path.unlink()
+    try:
+        with path.open("x") as file:
+            json.dump({**_this_process(), "nonce": uuid.uuid4().hex}, file)
+    except FileExistsError:
+        raise RunError(f"{path.parent}: another process has just begun to write it.") from None
+
+
+def _gone(holder: Mapping[str, Any]) -> bool:
+    """Whether a holder is certainly gone: it ran on this host, and does not any more."""
+    here = _this_process()
+    if holder.get("host") != here["host"]:
+        return False
+    if holder.get("boot") != here["boot"]:
+        return True
+    pid = holder.get("pid", 0)
+    if here["started"] is None:
+        return not _alive(pid)
+    started = _started(pid)
+    return started is None or started != holder.get("started")
+
+
+def _this_process() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "boot": _read("/proc/sys/kernel/random/boot_id"),
+        "pid": os.getpid(),
+        "started": _started(os.getpid()),
+    }
+
+
+def _started(pid: int) -> str | None:
+    """When a process began, in clock ticks since boot, so that a reused pid is told apart."""
+    text = _read(f"/proc/{pid}/stat")
+    return text.rpartition(")")[2].split()[19] if text else None
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process exists, for systems without /proc."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None

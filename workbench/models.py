@@ -1,0 +1,284 @@
+"""HookedModel: TransformerLens hook points on an untouched Hugging Face model.
+
+The only module that knows how a model is loaded and where its blocks are. The Hugging Face model
+is never converted: torch hooks on its decoder blocks fire `HookPoint`s named as in TransformerLens,
+so reading, editing, training, LoRA and `save_pretrained` all act on the original weights.
+"""
+
+import copy
+import hashlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens import HookedRootModule
+from transformer_lens.hook_points import HookPoint
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from workbench.errors import CheckpointError, LayerError
+
+Chat = Literal["builtin", "tokenizer", "none"]
+"""How a prompt becomes a conversation: our own template, the tokenizer's, or not at all."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The sizes of a model, under TransformerLens's names."""
+
+    n_layers: int
+    d_model: int
+    d_vocab: int
+    n_ctx: int
+    architecture: str
+    device: torch.device
+    dtype: torch.dtype
+
+
+class ReadableModel(Protocol):
+    """What reading and editing need: a `HookedModel`, or a `GuestModel` around a user's own."""
+
+    cfg: ModelConfig
+    tokenizer: PreTrainedTokenizerBase
+    chat: Chat
+
+    def hooks(self, fwd_hooks: list, bwd_hooks: list = ...) -> AbstractContextManager: ...
+
+    def run_decoder(self, tokens: Tensor, attention_mask: Tensor | None = None) -> None: ...
+
+    def __call__(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor: ...
+
+    def fingerprint(self) -> str: ...
+
+
+class _BlockHookPoints(nn.Module):
+    """The hook points of one decoder block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hook_resid_pre = HookPoint()
+        self.hook_resid_post = HookPoint()
+
+
+class HookedModel(HookedRootModule):
+    """An untouched Hugging Face model with TransformerLens hook points on its residual stream.
+
+    Hook points are `blocks.{layer}.hook_resid_pre` and `blocks.{layer}.hook_resid_post`; `hooks`,
+    `run_with_hooks` and `run_with_cache` are TransformerLens's own.
+
+    Args:
+        hf: A causal language model; training it through this class trains it itself.
+        tokenizer: Its tokenizer.
+        chat: How prompts become conversations. By default the tokenizer's template if it has one,
+            else the built-in one.
+
+    Raises:
+        CheckpointError: If the block list is not found, or hooking changed what the model computes.
+    """
+
+    def __init__(
+        self,
+        hf: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        chat: Chat | None = None,
+    ) -> None:
+        super().__init__()
+        self.hf = hf
+        self.tokenizer = tokenizer
+        self.chat: Chat = chat or ("tokenizer" if tokenizer.chat_template else "builtin")
+        decoder_blocks = find_blocks(hf)
+        config = hf.config.get_text_config()
+        self.cfg = ModelConfig(
+            n_layers=len(decoder_blocks),
+            d_model=config.hidden_size,
+            d_vocab=hf.get_input_embeddings().weight.shape[0],
+            n_ctx=getattr(config, "max_position_embeddings", None) or 1_000_000,
+            architecture=type(hf).__name__,
+            device=hf.device,
+            dtype=hf.dtype,
+        )
+        before = trial_logits(hf, self.cfg)
+        self.blocks = nn.ModuleList(_BlockHookPoints() for _ in decoder_blocks)
+        for block, points in zip(decoder_blocks, self.blocks, strict=True):
+            block.register_forward_pre_hook(_firing_pre(points.hook_resid_pre), with_kwargs=True)
+            block.register_forward_hook(_firing_post(points.hook_resid_post))
+        self.setup()
+        if not torch.equal(before, trial_logits(hf, self.cfg)):
+            raise CheckpointError(f"Hooking changed the logits of {self.cfg.architecture}.")
+
+    def setup(self) -> None:
+        """Name the hook points and leave the modules of the Hugging Face model alone."""
+        self.mod_dict, self.hook_dict = {}, {}
+        for name, module in self.blocks.named_modules(prefix="blocks"):
+            if isinstance(module, HookPoint):
+                module.name = name
+                self.mod_dict[name] = self.hook_dict[name] = module
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        attention_mask: Int[Tensor, "batch pos"] | None = None,
+        return_type: Literal["logits"] | None = "logits",
+    ) -> Float[Tensor, "batch pos vocab"] | None:
+        """Return the logits; with `return_type=None` only run the blocks."""
+        if return_type is None:
+            return self.run_decoder(tokens, attention_mask)
+        return self.hf(input_ids=tokens, attention_mask=attention_mask, use_cache=False).logits
+
+    def run_decoder(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        attention_mask: Int[Tensor, "batch pos"] | None = None,
+    ) -> None:
+        """Run the blocks without language-model head or key-value cache, for what hooks see."""
+        self.hf.get_decoder()(input_ids=tokens, attention_mask=attention_mask, use_cache=False)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the weights, the same for a checkpoint in fp16, bf16 or float32."""
+        return weights_hash(self.hf)
+
+    def to_bridge(self) -> Any:
+        """Return a TransformerBridge around a copy of the weights, for heads, patterns and lenses.
+
+        Analysis only: a bridge trains copies of fused projections, so what it learns is not saved.
+        """
+        from transformer_lens.model_bridge import TransformerBridge
+
+        duplicate = type(self.hf)(copy.deepcopy(self.hf.config))
+        duplicate.load_state_dict(self.hf.state_dict())
+        name = self.hf.config.name_or_path or self.cfg.architecture
+        return TransformerBridge.boot_transformers(
+            name, hf_model=duplicate.eval(), tokenizer=self.tokenizer, device=self.cfg.device
+        )
+
+
+class GuestModel:
+    """A user's own `TransformerBridge` or `HookedTransformer`, for reading and editing only."""
+
+    def __init__(self, lens_model: Any, *, chat: Chat | None = None) -> None:
+        self.lens = lens_model
+        self.tokenizer = lens_model.tokenizer
+        if self.tokenizer is None:
+            raise CheckpointError("The TransformerLens model has no tokenizer: give it one first.")
+        self.chat: Chat = chat or ("tokenizer" if self.tokenizer.chat_template else "builtin")
+        cfg = lens_model.cfg
+        self.cfg = ModelConfig(
+            n_layers=cfg.n_layers,
+            d_model=cfg.d_model,
+            d_vocab=cfg.d_vocab,
+            n_ctx=cfg.n_ctx,
+            architecture=type(lens_model).__name__,
+            device=torch.device(cfg.device),
+            dtype=cfg.dtype,
+        )
+
+    def hooks(self, fwd_hooks: list, bwd_hooks: list = []) -> AbstractContextManager:  # noqa: B006
+        """Add hooks while the context is open, as in TransformerLens."""
+        return self.lens.hooks(fwd_hooks=fwd_hooks, bwd_hooks=bwd_hooks)
+
+    def run_decoder(self, tokens: Tensor, attention_mask: Tensor | None = None) -> None:
+        """Run the model for what its hooks see."""
+        self(tokens, attention_mask)
+
+    def __call__(
+        self, tokens: Int[Tensor, "batch pos"], attention_mask: Tensor | None = None
+    ) -> Float[Tensor, "batch pos vocab"]:
+        """Return the logits; the tokens are ours, so nothing is prepended."""
+        return self.lens(
+            tokens, attention_mask=attention_mask, prepend_bos=False, padding_side="right"
+        )
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the weights in this layout; it differs from a `HookedModel`'s."""
+        return weights_hash(self.lens)
+
+
+def resid_post(layer: int) -> str:
+    """Return the name of the hook point after `layer`."""
+    return f"blocks.{layer}.hook_resid_post"
+
+
+def check_layers(layers: list[int] | None, n_layers: int) -> list[int]:
+    """Return the layers asked for (all by default), or raise `LayerError` naming the unknown."""
+    if layers is None:
+        return list(range(n_layers))
+    if unknown := sorted(set(layers) - set(range(n_layers))):
+        raise LayerError(f"No layers {unknown} in this model; it has 0 to {n_layers - 1}.")
+    return list(layers)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Return the SHA-256 of names, shapes and float32 values of all parameters."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        # Half precisions are exact in float32, so an upcast checkpoint keeps its hash.
+        digest.update(parameter.detach().float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def find_blocks(hf: PreTrainedModel) -> nn.ModuleList:
+    """Return the list of decoder blocks: the one as long as the config's layer count.
+
+    Raises:
+        CheckpointError: If no or several lists of that length exist in the decoder.
+    """
+    n_layers = hf.config.get_text_config().num_hidden_layers
+    lists = [
+        module
+        for module in hf.get_decoder().children()
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers
+    ]
+    if len(lists) != 1:
+        raise CheckpointError(
+            f"{type(hf).__name__}: found {len(lists)} lists of {n_layers} blocks in its decoder, "
+            "expected one; this architecture is not supported."
+        )
+    return lists[0]
+
+
+@contextmanager
+def evaluation_mode(model: Any, *, gradients: bool = False) -> Iterator[None]:
+    """Switch dropout off, and gradients unless asked for; the caller's mode comes back after."""
+    module = model.lens if isinstance(model, GuestModel) else model
+    modes = [(child, child.training) for child in module.modules() if child.training]
+    module.eval()
+    try:
+        with torch.set_grad_enabled(gradients):
+            yield
+    finally:
+        for child, mode in modes:
+            child.training = mode
+
+
+def _firing_pre(point: HookPoint) -> Any:
+    def fire(block: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:  # noqa: ARG001
+        resid = args[0] if args else kwargs["hidden_states"]
+        edited = point(resid)
+        if edited is resid:
+            return None
+        return ((edited, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": edited})
+
+    return fire
+
+
+def _firing_post(point: HookPoint) -> Any:
+    def fire(block: nn.Module, args: tuple, output: Any) -> Any:  # noqa: ARG001
+        resid = output[0] if isinstance(output, tuple) else output
+        edited = point(resid)
+        if edited is resid:
+            return None
+        return (edited, *output[1:]) if isinstance(output, tuple) else edited
+
+    return fire
+
+
+def trial_logits(hf: PreTrainedModel, cfg: ModelConfig) -> Float[Tensor, "batch pos vocab"]:
+    """Logits of a few fixed tokens, to see that nothing changed."""
+    tokens = torch.arange(4, device=hf.device)[None] % cfg.d_vocab
+    with evaluation_mode(hf):
+        return hf(input_ids=tokens, use_cache=False).logits

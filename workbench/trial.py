@@ -1,0 +1,226 @@
+"""One trial of an experiment: one arm with one seed on one lineage, from θ_S to a stored run."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from workbench.activations import read_activations
+from workbench.config import Arm, Recipe
+from workbench.controls import matched_directions, random_directions
+from workbench.directions import ReversionDirections
+from workbench.errors import RunError, WorkbenchError
+from workbench.evaluation import Reference, evaluate_answers, read_reference
+from workbench.files import file_hash, write_json
+from workbench.finetune import FineTuning, state_from_bytes, state_to_bytes
+from workbench.inputs import Inputs, LoadedInputs
+from workbench.interventions import Block, Intervention, Push
+from workbench.loading import save_model
+from workbench.models import HookedModel
+from workbench.records import Scores, StepRecord
+from workbench.runs import Run, RunStore
+
+OnRecord = Callable[[str, StepRecord], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Everything that one run needs; plain values, so that it can be sent to another process."""
+
+    run_id: str
+    lineage: str
+    store: Path
+    inputs: Inputs
+    directions: Path
+    """The fitted v_rev of the lineage."""
+
+    arm: Arm
+    seed: int
+    recipe: Recipe
+    judge: str
+    evaluate_at: tuple[int, ...]
+    """Steps at which behaviour is evaluated; 0 is the aligned model."""
+
+    max_new_tokens: int = 32
+    state_every: int = 10
+    """Steps between training states: at most so many are recomputed after a crash."""
+
+    matched_run: str | None = None
+    """Run whose auxiliary gradient norms this one's are scaled to."""
+
+    save_model: bool = False
+    device: str | None = None
+
+    def config(self) -> dict[str, Any]:
+        """Return what the run needs to be repeated, as JSON values; files by content, not place."""
+        settings = asdict(self)
+        for local in ("store", "state_every", "device"):
+            settings.pop(local)
+        paths = {item.name: getattr(self.inputs, item.name) for item in fields(self.inputs)}
+        settings["inputs"] = {name: file_hash(path) for name, path in paths.items() if path}
+        settings["directions"] = file_hash(self.directions)
+        return settings
+
+
+def run_trial(trial: Trial, on_record: OnRecord | None = None) -> str:
+    """Run a trial, or what is left of it, and store it; return its run id.
+
+    Raises:
+        RunError: If the run exists with other settings or is being written.
+        WorkbenchError: What stopped the fine-tuning; the run is marked failed.
+    """
+    store = RunStore(trial.store)
+    if (trial.store / trial.run_id).exists():
+        if store.open(trial.run_id).status == "done":
+            return trial.run_id
+        run = store.resume(trial.run_id, trial.config())
+    else:
+        run = store.create(trial.config(), trial.run_id)
+    with failing(run):
+        inputs = trial.inputs.load()
+        directions = ReversionDirections.load(trial.directions)
+        model = inputs.lineage.load_model(inputs.lineage.aligned, device=trial.device)
+        reference = read_reference(model, inputs.benign)
+        record_run(
+            run,
+            _start(trial, model, inputs, directions),
+            evaluate=lambda step: _evaluate(trial, run, model, inputs, reference, step),
+            evaluate_at=trial.evaluate_at,
+            state_every=trial.state_every,
+            on_record=on_record,
+        )
+        if trial.save_model:
+            save_model(model, run.folder / "model")
+    run.finish()
+    return trial.run_id
+
+
+@contextmanager
+def failing(run: Run) -> Iterator[None]:
+    """Mark the run failed, and why, if what is done while open raises."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        run.fail("interrupted; resume to continue")
+        raise
+    except WorkbenchError as error:
+        run.fail(str(error))
+        raise
+    except Exception as error:
+        run.fail(f"{type(error).__name__}: {error}")
+        raise
+
+
+def record_run(
+    run: Run,
+    tuning: FineTuning,
+    *,
+    evaluate: Callable[[int], Scores] | None = None,
+    evaluate_at: Sequence[int] = (),
+    state_every: int = 10,
+    on_record: OnRecord | None = None,
+) -> None:
+    """Iterate a fine-tuning, or what is left of it, and store what it yields.
+
+    Args:
+        run: Where to; if it holds a training state, the fine-tuning continues from there.
+        tuning: Just made.
+        evaluate: Gives the scores after a step.
+        evaluate_at: Steps to evaluate after; 0 is before the first.
+        state_every: Steps between training states.
+        on_record: Told every record.
+    """
+    if (blob := run.load_state()) is not None:
+        tuning.load_state(state_from_bytes(blob))
+    elif evaluate is not None and 0 in evaluate_at:
+        run.append(StepRecord(0, math.nan, 0.0, math.nan, scores=evaluate(0)))
+    for record in tuning:
+        if evaluate is not None and record.step in evaluate_at:
+            record = replace(record, scores=evaluate(record.step))
+        run.append(record)
+        if record.step % state_every == 0 and record.step < tuning.steps:
+            run.save_state(record.step, state_to_bytes(tuning.state()))
+        if on_record is not None:
+            on_record(run.id, record)
+
+
+def _start(
+    trial: Trial, model: HookedModel, inputs: LoadedInputs, directions: ReversionDirections
+) -> FineTuning:
+    settings = asdict(trial.recipe)
+    return FineTuning(
+        model,
+        inputs.examples,
+        probes=inputs.measure,
+        directions=directions,
+        seed=trial.seed,
+        intervention=_intervention(trial, model, inputs, directions),
+        **settings,
+    )
+
+
+def _intervention(
+    trial: Trial, model: HookedModel, inputs: LoadedInputs, directions: ReversionDirections
+) -> Intervention | None:
+    arm = trial.arm
+    if arm.intervention == "none":
+        return None
+    if arm.direction == "random":
+        directions = random_directions(directions, seed=trial.seed)
+    elif arm.direction == "matched":
+        acts = read_activations(
+            model,
+            inputs.fit,
+            position=directions.provenance["position"],
+            layers=list(directions.layers),
+        )
+        directions = matched_directions(directions, acts, seed=trial.seed)
+    shared: dict[str, Any] = {
+        "strength": arm.strength,
+        "probes": inputs.penalty,
+        "hinge": arm.hinge,
+        "layers": arm.layers,
+        "batch_size": arm.penalty_batch,
+        "trace": _trace(trial),
+    }
+    if arm.intervention == "push":
+        return Push(directions, target=arm.target, **shared)
+    return Block(directions, **shared)
+
+
+def _trace(trial: Trial) -> tuple[float, ...] | None:
+    if trial.matched_run is None:
+        return None
+    other = RunStore(trial.store).open(trial.matched_run)
+    if other.status != "done":
+        raise RunError(f"{other.folder}: {other.status}; {trial.run_id} needs its finished trace.")
+    return other.gradient_trace("block")
+
+
+def _evaluate(
+    trial: Trial,
+    run: Run,
+    model: HookedModel,
+    inputs: LoadedInputs,
+    reference: Reference,
+    step: int,
+) -> Scores:
+    """Evaluate, and keep the answers beside the scores."""
+    evaluation = evaluate_answers(
+        model,
+        inputs.harmful,
+        inputs.benign,
+        task=inputs.task,
+        judge=trial.judge,
+        reference=reference,
+        max_new_tokens=trial.max_new_tokens,
+    )
+    folder = run.folder / "answers"
+    folder.mkdir(exist_ok=True)
+    write_json(
+        folder / f"{step:06d}.json",
+        {"harmful": evaluation.harmful_answers, "benign": evaluation.benign_answers},
+    )
+    return evaluation.scores

@@ -1,0 +1,135 @@
+"""The optimiser's updates: AdamW on float32 master copies, warm-up, clipping."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from workbench.errors import ConfigError
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+@dataclass(frozen=True)
+class UpdateSettings:
+    """How gradients become updates."""
+
+    learning_rate: float = 3e-5
+    """Peak learning rate."""
+
+    warmup: int = 3
+    """Steps of linear warm-up; step 1 already has a rate above zero."""
+
+    schedule: Schedule = "constant"
+    """What follows the warm-up: the peak, or a decay that reaches zero after the last step."""
+
+    weight_decay: float = 0.0
+    clip: float | None = 1.0
+    """Largest gradient norm; None for no clipping."""
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(f"learning_rate is {self.learning_rate}; it must be positive.")
+        if self.warmup < 0:
+            raise ConfigError(f"warmup is {self.warmup}; it must not be negative.")
+        if self.clip is not None and self.clip <= 0:
+            raise ConfigError(f"clip is {self.clip}; it must be positive, or None.")
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the learning rate of `step` (from 1) of `steps`; never zero."""
+        if step <= self.warmup:
+            return self.learning_rate * step / self.warmup
+        left = (steps + 1 - step) / (steps + 1 - self.warmup)
+        shape = {
+            "constant": 1.0,
+            "linear": left,
+            "cosine": 0.5 * (1 - math.cos(math.pi * left)),
+        }
+        return self.learning_rate * shape[self.schedule]
+
+
+class Updates:
+    """AdamW on a model's parameters, or on float32 copies of those that are not float32.
+
+    In bf16 an update at rate 1e-5 is mostly rounded away; the masters keep it.
+    """
+
+    def __init__(
+        self, model: nn.Module, settings: UpdateSettings, trainable: Callable[[str], bool] | None
+    ) -> None:
+        named = [
+            (name, parameter)
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and (trainable is None or trainable(name))
+        ]
+        if not named:
+            raise ConfigError("No parameter is trainable: check `trainable` and requires_grad.")
+        self.settings = settings
+        self.names = [name for name, _ in named]
+        self.parameters = [parameter for _, parameter in named]
+        self.masters = [
+            parameter
+            if parameter.dtype == torch.float32
+            else nn.Parameter(parameter.detach().float())
+            for parameter in self.parameters
+        ]
+        self.optimiser = torch.optim.AdamW(
+            self.masters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+
+    def apply(self, gradients: list[Tensor | None], rate: float) -> float:
+        """Update the weights in place and return the gradient norm before clipping."""
+        present = [gradient for gradient in gradients if gradient is not None]
+        norm = torch.nn.utils.get_total_norm(present)
+        for master, gradient in zip(self.masters, gradients, strict=True):
+            master.grad = None if gradient is None else gradient.to(master.dtype)
+        if self.settings.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.masters, self.settings.clip, norm)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.publish()
+        return float(norm)
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Copy the masters into the model's parameters."""
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            if parameter is not master:
+                parameter.copy_(master)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return copies of weights and optimiser moments by name."""
+        tensors = {}
+        for name, master in zip(self.names, self.masters, strict=True):
+            tensors[f"weight/{name}"] = master.detach().clone()
+            for key, value in self.optimiser.state.get(master, {}).items():
+                tensors[f"{key}/{name}"] = value.detach().clone()
+        return tensors
+
+    @torch.no_grad()
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `state` returned.
+
+        Raises:
+            ConfigError: If it belongs to other parameters.
+        """
+        wanted = {f"weight/{name}" for name in self.names}
+        if wanted != {key for key in tensors if key.startswith("weight/")}:
+            raise ConfigError("This training state belongs to other trainable parameters.")
+        for name, master in zip(self.names, self.masters, strict=True):
+            master.copy_(tensors[f"weight/{name}"])
+            moments = {
+                key: tensors[f"{key}/{name}"].clone()
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{key}/{name}" in tensors
+            }
+            if moments:
+                moved = {k: v if k == "step" else v.to(master.device) for k, v in moments.items()}
+                self.optimiser.state[master] = moved
+        self.publish()
