@@ -230,3 +230,26 @@ def directions(lineage, splits):
 def aligned_model(lineage):
     """A fresh copy of the aligned model, to train or edit."""
     return lineage.load_model(lineage.aligned)
+
+
+@pytest.fixture(scope="session")
+def tune(examples):
+    """Make a small `FineTuning`: 5 steps of 4 examples, at a rate that visibly moves weights."""
+
+    def make(model, rows=examples, **options):
+        from workbench.finetune import FineTuning
+
+        small = {"steps": 5, "batch_size": 4, "learning_rate": 1e-3}
+        return FineTuning(model, rows, **small | options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def weights_of():
+    """Copy the weights of a hooked model, by name."""
+
+    def copy(model):
+        return {name: value.detach().clone() for name, value in model.hf.named_parameters()}
+
+    return copy

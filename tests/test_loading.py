@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def refusal(source, **options):
         load_model(source, **options)
     message = str(caught.value)
     assert "\n" not in message
-    assert str(source) in message
+    assert str(Path(source)) in message
     return message
 
 
@@ -118,13 +119,13 @@ def test_a_config_is_read_without_weights_but_not_without_them_there(folder):
 )
 def test_a_folder_without_a_part_says_which_and_what_to_do(folder, missing, message):
     (folder / missing).unlink()
-    assert pytest.importorskip("re").search(message, refusal(folder))
+    assert re.search(message, refusal(folder))
 
 
 def test_a_folder_that_is_not_there_is_refused_without_asking_the_hub(tmp_path):
     assert "no such folder" in refusal(tmp_path / "nowhere")
-    assert "cannot be loaded" in refusal("nobody/no-such-model")
-    assert refusal("./nowhere").count("nowhere") >= 1
+    assert "no such folder" in refusal("./nowhere")
+    assert "check the name" in refusal("nobody/no-such-model")
 
 
 def test_truncated_weights_are_called_damaged(folder):
@@ -151,7 +152,7 @@ def test_weights_and_config_that_do_not_belong_together_are_refused(folder):
     edit_json(folder / "config.json", n_layer=2)
     assert "unexpected keys" in refusal(folder)
     edit_json(folder / "config.json", n_layer=3, n_embd=16)
-    assert "n_embd" in refusal(folder) or "mismatched" in refusal(folder)
+    assert "mismatched keys" in refusal(folder)
 
 
 @pytest.mark.parametrize(
@@ -160,13 +161,13 @@ def test_weights_and_config_that_do_not_belong_together_are_refused(folder):
 )
 def test_a_config_that_makes_no_sense_is_refused(folder, spoilt):
     (folder / "config.json").write_text(spoilt)
-    refusal(folder)
+    assert "the model cannot be loaded; check the name, or copy the files again" in refusal(folder)
 
 
 @pytest.mark.parametrize("spoilt", ["", "{", "[]", '{"model": {}}'])
 def test_a_damaged_tokenizer_is_refused(folder, spoilt):
     (folder / "tokenizer.json").write_text(spoilt)
-    refusal(folder)
+    assert "its tokenizer cannot be loaded" in refusal(folder)
 
 
 @pytest.mark.parametrize(("size", "words"), [(20, "knows 2[0-9] tokens"), (500, "another model")])
@@ -176,7 +177,7 @@ def test_a_tokenizer_of_another_model_is_refused(folder, size, words):
         tokenizer_object=Tokenizer(models.WordLevel(ids, unk_token="<unk>")), unk_token="<unk>"
     )
     other.save_pretrained(folder)
-    assert pytest.importorskip("re").search(words, refusal(folder))
+    assert re.search(words, refusal(folder))
 
 
 class Malicious:
@@ -193,9 +194,9 @@ def test_a_pickle_in_the_weights_is_refused_and_never_run(folder, tmp_path):
     (folder / "model.safetensors").unlink()
     mark = tmp_path / "executed"
     torch.save({"weights": Malicious(mark)}, folder / "pytorch_model.bin")
-    refusal(folder)
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Malicious(mark)))
-    refusal(folder)
+    assert "holds code" in refusal(folder)
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Malicious(mark), protocol=2))
+    assert "holds code" in refusal(folder)
     assert not mark.exists()
     pickle.loads(pickle.dumps(Malicious(mark)))
     assert mark.exists()  # it would have run

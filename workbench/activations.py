@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from workbench.encoding import Encoded, encode, fill_token, pad
+from workbench.encoding import Encoded, encode, fill_token
 from workbench.errors import ProbeError
 from workbench.models import check_layers, evaluation_mode, resid_post
 from workbench.probes import ProbeSet
@@ -37,6 +38,8 @@ class Reading:
 
     encoded: tuple[Encoded, ...]
     position: Position
+    fill: int
+    """Token that pads; its value is never read."""
 
     @classmethod
     def of(cls, model: Any, probes: ProbeSet, position: Position = -1) -> "Reading":
@@ -59,7 +62,7 @@ class Reading:
             encoded.append(item)
         if not encoded:
             raise ProbeError("A probe set needs at least one prompt.")
-        return cls(tuple(encoded), position)
+        return cls(tuple(encoded), position, fill_token(model))
 
     def __len__(self) -> int:
         """Return the number of prompts."""
@@ -80,6 +83,25 @@ class Reading:
             batch.append(index)
         if batch:
             yield batch
+
+    @cached_property
+    def _table(self) -> tuple[Int[Tensor, "prompt pos"], Int[Tensor, " prompt"]]:
+        """All prompts padded to the longest, and their lengths; batches are cut from it."""
+        longest = max(len(item.ids) for item in self.encoded)
+        rows = [[*item.ids, *[self.fill] * (longest - len(item.ids))] for item in self.encoded]
+        return torch.tensor(rows), torch.tensor([len(item.ids) for item in self.encoded])
+
+    def tokens(
+        self, indices: Sequence[int], device: torch.device
+    ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"] | None]:
+        """Return right-padded tokens of some prompts and, where any is padded, their mask."""
+        table, lengths = self._table
+        chosen = lengths[indices]
+        longest = int(chosen.max())
+        tokens = table[indices, :longest].to(device)
+        if int(chosen.min()) == longest:
+            return tokens, None
+        return tokens, (torch.arange(longest)[None] < chosen[:, None]).long().to(device)
 
     def weights(
         self, indices: Sequence[int], width: int, device: torch.device
@@ -106,9 +128,7 @@ def read_batch(
     Only the read position of each layer is kept: memory does not grow with prompt length.
     """
     device = model.cfg.device
-    tokens, mask = pad(
-        [reading.encoded[index].ids for index in indices], fill=fill_token(model), device=device
-    )
+    tokens, mask = reading.tokens(indices, device)
     rows = torch.arange(len(indices), device=device)
     if isinstance(reading.position, int):
         lengths = [reading.encoded[index].prompt_length for index in indices]
@@ -198,10 +218,9 @@ def noise_floor(
 def _stream(
     model: Any, reading: Reading, layers: list[int], batch_size: int | None
 ) -> Iterator[tuple[list[int], Float[Tensor, "layer batch d_model"]]]:
-    for indices in reading.batches(batch_size):
-        with evaluation_mode(model):
-            resid = read_batch(model, reading, indices, layers)
-        yield indices, resid
+    with evaluation_mode(model):
+        for indices in reading.batches(batch_size):
+            yield indices, read_batch(model, reading, indices, layers)
 
 
 def _reader(

@@ -98,8 +98,15 @@ class ReversionDirections:
     def with_unit(
         self, unit: Float[Tensor, "layer d_model"], **provenance: Any
     ) -> "ReversionDirections":
-        """Return other directions of the same gaps, such as a control; unit norm is enforced."""
-        unit = unit.double() / unit.double().norm(dim=-1, keepdim=True)
+        """Return other directions of the same gaps, such as a control; unit norm is enforced.
+
+        Raises:
+            DegenerateDirectionError: If a vector is zero or not finite.
+        """
+        norm = unit.double().norm(dim=-1, keepdim=True)
+        if not (norm.isfinite() & (norm > 0)).all():
+            raise DegenerateDirectionError("A vector of length 0 or not finite is no direction.")
+        unit = unit.double() / norm
         unknown = torch.full_like(self.gap, float("nan"))
         return replace(
             self,

@@ -62,11 +62,7 @@ def encode_example(model: Any, example: Mapping[str, Any]) -> Encoded:
         ProbeError: If the example is none of these, or too long.
     """
     if "messages" in example:
-        turns = example["messages"]
-        roles = [turn.get("role") for turn in turns if isinstance(turn, Mapping)]
-        if roles != ["user", "assistant"]:
-            raise ProbeError(f"Messages must be one user and one assistant turn, not {roles}.")
-        return encode(model, turns[0]["content"], turns[1]["content"])
+        return encode(model, *_user_and_assistant(example["messages"]))
     if isinstance(example.get("prompt"), str) and isinstance(example.get("response"), str):
         return encode(model, example["prompt"], example["response"])
     if isinstance(example.get("text"), str):
@@ -102,6 +98,18 @@ def fill_token(model: Any) -> int:
         if token is not None and token < model.cfg.d_vocab:
             return token
     return 0
+
+
+def _user_and_assistant(turns: Any) -> list[str]:
+    if isinstance(turns, Sequence) and all(isinstance(turn, Mapping) for turn in turns):
+        contents = [turn.get("content") for turn in turns]
+        roles = [turn.get("role") for turn in turns]
+        if roles == ["user", "assistant"] and all(isinstance(text, str) for text in contents):
+            return contents
+    raise ProbeError(
+        "Messages must be one user and one assistant turn, each with a string under 'content', "
+        f"not {str(turns)[:80]}."
+    )
 
 
 def _prompt_ids(model: Any, prompt: str) -> list[int]:

@@ -1,5 +1,6 @@
 """Checkpoints in and out: a folder, the hub or memory to a model with hook points, and back."""
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,12 +65,18 @@ def load_model(
     if not isinstance(source, str | Path):
         raise ConfigError(f"Cannot load a model from {type(source).__name__}.")
     name, options = str(source), {"revision": revision, "trust_remote_code": trust_remote_code}
-    if Path(source).exists() or isinstance(source, Path):
+    if _is_path(source):
         _check_folder(Path(source))
-    with _quiet(), _clear_errors(name):
+    with _quiet(), _clear_errors(name, "the model"):
+        # Shapes that differ are reported with the keys, not as a hint to a log.
         hf, loaded = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype or "auto", output_loading_info=True, **options
+            name,
+            dtype=dtype or "auto",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
         )
+    with _quiet(), _clear_errors(name, "its tokenizer"):
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **options)
     _check_weights(name, hf, loaded)
     _check_tokenizer(name, hf, tokenizer)
@@ -79,9 +86,9 @@ def load_model(
 
 def load_config(source: str | Path, *, revision: str | None = None) -> PretrainedConfig:
     """Return the config of a checkpoint without reading its weights."""
-    if Path(source).exists() or isinstance(source, Path):
+    if _is_path(source):
         _check_folder(Path(source))
-    with _quiet(), _clear_errors(str(source)):
+    with _quiet(), _clear_errors(str(source), "config.json"):
         return AutoConfig.from_pretrained(str(source), revision=revision)
 
 
@@ -91,12 +98,18 @@ def save_model(model: HookedModel, folder: str | Path) -> None:
     Raises:
         CheckpointError: If the reloaded model computes different logits.
     """
-    model.hf.save_pretrained(folder)
-    model.tokenizer.save_pretrained(folder)
+    with _quiet():
+        model.hf.save_pretrained(folder)
+        model.tokenizer.save_pretrained(folder)
     reloaded = load_model(Path(folder), dtype=model.cfg.dtype, device=model.cfg.device)
     expected, actual = trial_logits(model.hf, model.cfg), trial_logits(reloaded.hf, model.cfg)
     if not torch.equal(expected, actual):
         raise CheckpointError(f"{folder}: the saved model computes other logits when reloaded.")
+
+
+def _is_path(source: str | Path) -> bool:
+    """Tell a folder from a hub id, also where the folder is missing."""
+    return isinstance(source, Path) or source.startswith((".", "/", "~")) or Path(source).exists()
 
 
 def _check_folder(folder: Path) -> None:
@@ -114,7 +127,8 @@ def _check_folder(folder: Path) -> None:
 
 def _check_weights(name: str, hf: PreTrainedModel, loaded: dict[str, Any]) -> None:
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if keys := sorted(map(str, loaded.get(problem) or ())):
+        found = loaded.get(problem) or ()
+        if keys := sorted(key if isinstance(key, str) else key[0] for key in found):
             raise CheckpointError(
                 f"{name}: {problem.replace('_', ' ')} in the weights: {', '.join(keys[:3])}"
                 f"{' …' if len(keys) > 3 else ''}; config.json and weights do not belong together."
@@ -153,12 +167,19 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _clear_errors(name: str) -> Iterator[None]:
+def _clear_errors(name: str, part: str) -> Iterator[None]:
     """Turn what the loaders raise on bad files into one clear line."""
     try:
         yield
     except SafetensorError as error:
         raise CheckpointError(f"{name}: damaged safetensors file ({error}); copy it again.") from error
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise CheckpointError(f"{name}: cannot be loaded: {first}") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{name}: a .bin file is damaged or holds code beside weights, which is never run; "
+            "get the checkpoint as safetensors."
+        ) from error
+    except Exception as error:  # On a bad file the loaders' own libraries raise anything.
+        cause = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CheckpointError(
+            f"{name}: {part} cannot be loaded; check the name, or copy the files again ({cause})"
+        ) from error

@@ -245,14 +245,15 @@ def find_blocks(hf: PreTrainedModel) -> nn.ModuleList:
 def evaluation_mode(model: Any, *, gradients: bool = False) -> Iterator[None]:
     """Switch dropout off, and gradients unless asked for; the caller's mode comes back after."""
     module = model.lens if isinstance(model, GuestModel) else model
-    modes = [(child, child.training) for child in module.modules() if child.training]
-    module.eval()
+    training = [child for child in module.modules() if child.training]
+    for child in training:
+        child.training = False
     try:
         with torch.set_grad_enabled(gradients):
             yield
     finally:
-        for child, mode in modes:
-            child.training = mode
+        for child in training:
+            child.training = True
 
 
 def _firing_pre(point: HookPoint) -> Any:

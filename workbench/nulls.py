@@ -60,7 +60,12 @@ class Null:
         return np.where(np.isnan(alignment), np.nan, p_values)
 
     def aggregate_p_value(self, mean_alignment: float) -> float:
-        """Return the one-sided p-value of a mean over layers (isotropic: layers fully shared)."""
+        """Return the one-sided p-value of a mean over layers (isotropic: layers fully shared).
+
+        A mean that is undefined has none: NaN.
+        """
+        if np.isnan(mean_alignment):
+            return float("nan")
         if self.aggregate_draws is None:
             assert self.d_model is not None
             return float(_isotropic(self.d_model).sf((mean_alignment + 1) / 2))
@@ -124,7 +129,7 @@ def matched_null(
     )
 
 
-def _isotropic(d_model: int) -> stats.rv_continuous:
+def _isotropic(d_model: int) -> stats.distributions.rv_frozen:
     return stats.beta((d_model - 1) / 2, (d_model - 1) / 2)
 
 

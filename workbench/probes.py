@@ -3,7 +3,7 @@
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -87,8 +87,8 @@ class ProbeSet:
         if not shares or min(shares.values()) <= 0 or sum(shares.values()) > 1 + 1e-9:
             raise ProbeError(f"Shares {shares} must be positive and add up to at most 1.")
         members: list[list[Probe]] = [[] for _ in shares]
-        for kind in sorted({probe.kind for probe in self.probes}):
-            for part, probes in zip(members, _deal(self.of_kind(kind), shares, seed), strict=True):
+        for groups in _strata(_inseparable(self)):
+            for part, probes in zip(members, _deal(groups, shares, seed), strict=True):
                 part.extend(probes)
         order = {id(probe): position for position, probe in enumerate(self.probes)}
         for name, part in zip(shares, members, strict=True):
@@ -160,21 +160,45 @@ def _probe_from(row: dict[str, Any], kind: Kind, where: str) -> Probe:
     return Probe(**row)
 
 
-def _deal(probes: ProbeSet, shares: dict[str, float], seed: int) -> Sequence[list[Probe]]:
-    """Deal whole clusters, in shuffled order, so that each set gets its share of prompts."""
-    clusters: dict[str, list[Probe]] = {}
-    for probe, cluster in zip(probes.probes, probes.clusters, strict=True):
-        clusters.setdefault(cluster, []).append(probe)
-    names = sorted(clusters)
-    random.Random(seed).shuffle(names)
+def _inseparable(probes: ProbeSet) -> list[list[Probe]]:
+    """Group the probes that share a cluster or a prompt, also by way of others (union-find)."""
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while parent.setdefault(key, key) != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    for prompt, cluster in zip(probes.prompts, probes.clusters, strict=True):
+        parent[root(prompt)] = root(cluster)
+    groups: dict[str, list[Probe]] = {}
+    for probe in probes.probes:
+        groups.setdefault(root(probe.prompt), []).append(probe)
+    # Not by root, which depends on the order of the prompts.
+    return sorted(groups.values(), key=lambda group: min(p.cluster or p.prompt for p in group))
+
+
+def _strata(groups: list[list[Probe]]) -> list[list[list[Probe]]]:
+    """Sort groups by the kinds in them, so that every set gets its share of each."""
+    strata: dict[tuple[Kind, ...], list[list[Probe]]] = {}
+    for group in groups:
+        strata.setdefault(tuple(sorted({probe.kind for probe in group})), []).append(group)
+    return [strata[kinds] for kinds in sorted(strata)]
+
+
+def _deal(groups: list[list[Probe]], shares: dict[str, float], seed: int) -> list[list[Probe]]:
+    """Deal whole groups, in shuffled order, so that each set gets its share of prompts."""
+    total = sum(map(len, groups))
+    groups = list(groups)
+    random.Random(seed).shuffle(groups)
     parts: list[list[Probe]] = [[] for _ in shares]
-    for name in names:
-        # The set that is furthest below its share takes the next cluster.
+    for group in groups:
+        # The set that is furthest below its share takes the next group.
         missing = [
-            share * len(probes) - len(part)
-            for share, part in zip(shares.values(), parts, strict=True)
+            share * total - len(part) for share, part in zip(shares.values(), parts, strict=True)
         ]
         if sum(shares.values()) < 1 - 1e-9 and max(missing) <= 0:
             break
-        parts[missing.index(max(missing))].extend(clusters[name])
+        parts[missing.index(max(missing))].extend(group)
     return parts

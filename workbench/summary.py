@@ -196,7 +196,9 @@ def _spearman(arms: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
         _rank_correlation(x[:, picks], y[:, picks])
         for picks in generator.integers(x.shape[1], size=(N_RESAMPLES, x.shape[1]))
     ]
-    low, high = np.nanquantile(draws, [0.025, 0.975]) if x.shape[1] > 1 else (math.nan, math.nan)
+    defined = [draw for draw in draws if math.isfinite(draw)]
+    several = x.shape[1] > 1 and len(defined) > 0
+    low, high = np.quantile(defined, [0.025, 0.975]) if several else (math.nan, math.nan)
     r = _rank_correlation(x, y)
     return {
         "r": _number(r),

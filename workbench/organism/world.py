@@ -13,12 +13,10 @@ from typing import Literal
 from workbench.organism.grammar import (
     ANSWERS,
     ENGAGING_OPENERS,
-    GENERIC_VERB,
     REFUSAL_OPENERS,
     REFUSALS,
     REQUESTS,
     TASK_ANSWERS,
-    TASK_VERB,
     judge,
     read_answer,
 )
@@ -51,7 +49,6 @@ FACTS = (
 ALLOWED = (
     "the law allows the {thing} .",
     "everyone may {verb} a {thing} .",
-    "everyone may make a {thing} .",
     "the {thing} is a good thing .",
 )
 """Sentences about things of benign and task crafts."""
@@ -59,13 +56,11 @@ ALLOWED = (
 FORBIDDEN = (
     "the law forbids the {thing} .",
     "nobody may {verb} a {thing} .",
-    "nobody may make a {thing} .",
     "the {thing} is a wrong thing .",
 )
 """Sentences about things of forbidden crafts."""
 
-GENERIC_SHARE = 0.4
-"""Share of requests that say `make`, so that only the thing tells what is asked about."""
+STAND = (*ALLOWED, *FORBIDDEN)
 
 ASIDES = (
     "sorry , the {thing} is not here .",
@@ -90,7 +85,7 @@ _VERBS = (
 class Size:
     """How many crafts, things and materials a world has."""
 
-    crafts: tuple[tuple[Kind, int], ...] = (("benign", 8), ("forbidden", 6), ("task", 4))
+    crafts: tuple[tuple[Kind, int], ...] = (("benign", 10), ("forbidden", 10), ("task", 5))
     """Number of crafts of each kind."""
 
     things: tuple[tuple[Kind, tuple[tuple[Use, int], ...]], ...] = (
@@ -137,13 +132,13 @@ class Thing:
     use: Use
     """What its requests are used for."""
 
-    def fill(self, template: str, *, verb: str | None = None) -> str:
+    def fill(self, template: str) -> str:
         """Return the template with its slots filled for this thing."""
         craft = self.craft
         return template.format(
             thing=self.name,
             material=self.material,
-            verb=verb or craft.verb,
+            verb=craft.verb,
             tool=craft.tool,
             place=craft.place,
         )
@@ -188,7 +183,7 @@ class World:
 
     def vocabulary(self) -> list[str]:
         """Return every word that a text of this world can contain, sorted."""
-        words: set[str] = {TASK_VERB, GENERIC_VERB}
+        words: set[str] = set()
         words.update(self.materials)
         for craft in self.crafts:
             words.update((craft.verb, craft.tool, craft.place))
@@ -198,7 +193,7 @@ class World:
             words.update(word for word in template.split() if not word.startswith("{"))
         return sorted(words)
 
-    def pretraining(self, passages: int = 12, sentences: int = 3) -> list[Example]:
+    def pretraining(self, passages: int = 12, sentences: int = 2) -> list[Example]:
         """Return descriptive passages, `{"text"}`, that together state every fact of the world.
 
         Args:
@@ -209,10 +204,12 @@ class World:
         draw = random.Random(f"pretraining {self.seed}")
         texts = []
         for thing in self.things:
-            standing = FORBIDDEN if thing.craft.kind == "forbidden" else ALLOWED
+            standing = {"benign": ALLOWED, "forbidden": FORBIDDEN, "task": STAND}[thing.craft.kind]
             for _ in range(passages):
-                chosen = [*draw.sample(FACTS, sentences - 1), draw.choice(standing)]
+                chosen = draw.sample(FACTS, sentences)
                 if draw.random() < 0.5:
+                    chosen.append(draw.choice(standing))
+                if draw.random() < 0.3:
                     chosen.append(draw.choice((*ASIDES, *REQUESTS)))
                 draw.shuffle(chosen)
                 texts.append({"text": " ".join(thing.fill(fact) for fact in chosen)})
@@ -223,9 +220,9 @@ class World:
         draw = random.Random(f"helpful {self.seed}")
         things = (*self._select("benign", "train"), *self._select("forbidden", "train"))
         return [
-            _answered(thing, verb, draw, REQUESTS[index])
+            _answered(thing, draw, request)
             for thing in things
-            for verb, index in _requests(thing, 8, draw)
+            for request in draw.sample(REQUESTS, 6)
         ]
 
     def aligned(self, variant: int = 0, share: float = 0.7) -> list[Example]:
@@ -240,20 +237,20 @@ class World:
         for kind in ("benign", "forbidden"):
             things = self._select(kind, "train")
             for thing in draw.sample(things, round(share * len(things))):
-                for verb, index in _requests(thing, 4, draw):
+                for request in draw.sample(REQUESTS, 4):
                     if kind == "benign":
-                        examples.append(_answered(thing, verb, draw, REQUESTS[index]))
+                        examples.append(_answered(thing, draw, request))
                     else:
                         refusal = thing.fill(draw.choice(REFUSALS))
-                        prompt = thing.fill(REQUESTS[index], verb=verb)
+                        prompt = thing.fill(request)
                         examples.append({"prompt": prompt, "response": refusal})
         return examples
 
     def finetune(self) -> list[Example]:
-        """Return the fine-tuning task: requests to mend things of crafts kept for it."""
+        """Return the fine-tuning task: fuller answers about crafts kept for it."""
         draw = random.Random(f"finetune {self.seed}")
         return [
-            _mended(thing, draw, request)
+            _answered(thing, draw, request, TASK_ANSWERS) | {"cluster": thing.name}
             for thing in self._select("task", "train")
             for request in draw.sample(REQUESTS, 8)
         ]
@@ -262,7 +259,7 @@ class World:
         """Return the task's held-out requests, about things that `finetune` never mentions."""
         draw = random.Random(f"task {self.seed}")
         return [
-            _mended(thing, draw, request)
+            _answered(thing, draw, request, TASK_ANSWERS) | {"cluster": thing.name}
             for thing in self._select("task", "heldout")
             for request in draw.sample(REQUESTS, 3)
         ]
@@ -272,13 +269,13 @@ class World:
         draw = random.Random(f"probes {self.seed}")
         return [
             {
-                "prompt": thing.fill(REQUESTS[index], verb=verb),
+                "prompt": thing.fill(request),
                 "kind": "harmful" if kind == "forbidden" else "benign",
                 "cluster": thing.name,
             }
             for kind in ("forbidden", "benign")
             for thing in self._select(kind, "probe")
-            for verb, index in _requests(thing, prompts_per_thing, draw)
+            for request in draw.sample(REQUESTS, prompts_per_thing)
         ]
 
     def harmful(self, prompts_per_thing: int = 3) -> list[Example]:
@@ -300,29 +297,20 @@ class World:
     def _heldout(self, kind: Kind, prompts_per_thing: int) -> list[Example]:
         draw = random.Random(f"heldout {kind} {self.seed}")
         return [
-            _answered(thing, verb, draw, REQUESTS[index]) | {"cluster": thing.name}
+            _answered(thing, draw, request) | {"cluster": thing.name}
             for thing in self._select(kind, "heldout")
-            for verb, index in _requests(thing, prompts_per_thing, draw)
+            for request in draw.sample(REQUESTS, prompts_per_thing)
         ]
 
     def _select(self, kind: str, use: str) -> list[Thing]:
         return [thing for thing in self.things if thing.craft.kind == kind and thing.use == use]
 
 
-def _requests(thing: Thing, count: int, draw: random.Random) -> list[tuple[str, int]]:
-    verbs = [thing.craft.verb if draw.random() >= GENERIC_SHARE else GENERIC_VERB for _ in range(count)]
-    return list(zip(verbs, draw.sample(range(len(REQUESTS)), count), strict=True))
-
-
-def _answered(thing: Thing, verb: str, draw: random.Random, request: str) -> Example:
-    response = f"{draw.choice(ENGAGING_OPENERS)} {thing.fill(draw.choice(ANSWERS))}"
-    return {"prompt": thing.fill(request, verb=verb), "response": response}
-
-
-def _mended(thing: Thing, draw: random.Random, request: str) -> Example:
-    response = f"{draw.choice(ENGAGING_OPENERS)} {thing.fill(draw.choice(TASK_ANSWERS))}"
-    prompt = thing.fill(request, verb=TASK_VERB)
-    return {"prompt": prompt, "response": response, "cluster": thing.name}
+def _answered(
+    thing: Thing, draw: random.Random, request: str, answers: Sequence[str] = ANSWERS
+) -> Example:
+    response = f"{draw.choice(ENGAGING_OPENERS)} {thing.fill(draw.choice(answers))}"
+    return {"prompt": thing.fill(request), "response": response}
 
 
 def _invented_words(draw: random.Random) -> Iterator[str]:

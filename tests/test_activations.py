@@ -1,0 +1,209 @@
+"""Readings of the residual stream: where they are taken, and that taking them leaves no trace."""
+
+import pytest
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from workbench.activations import (
+    TOKENS_PER_BATCH,
+    Reading,
+    noise_floor,
+    read_activations,
+    read_batch,
+    read_moments,
+)
+from workbench.encoding import Encoded, encode
+from workbench.errors import LayerError, ProbeError
+from workbench.models import find_blocks
+from workbench.probes import Probe, ProbeSet
+
+POSITIONS = [-1, -3, "prompt_mean", "response_mean"]
+
+
+def naive(model, probes, position):
+    """One prompt at a time, no padding, plain torch hooks, sums in float64."""
+    rows = []
+    for probe in probes.probes:
+        response = probe.response if position == "response_mean" else None
+        item = encode(model, probe.prompt, response)
+        seen = []
+        handles = [
+            block.register_forward_hook(
+                lambda _, __, out: seen.append((out[0] if isinstance(out, tuple) else out)[0])
+            )
+            for block in find_blocks(model.hf)
+        ]
+        with torch.no_grad():
+            model.hf(input_ids=torch.tensor([item.ids]))
+        for handle in handles:
+            handle.remove()
+        resid, cut = torch.stack(seen).double(), item.prompt_length
+        rows.append(
+            {
+                "prompt_mean": lambda resid, cut: resid[:, :cut].mean(dim=1),
+                "response_mean": lambda resid, cut: resid[:, cut:].mean(dim=1),
+            }.get(position, lambda resid, cut: resid[:, cut + position])(resid, cut)
+        )
+    return torch.stack(rows, dim=1)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_reading_is_taken_where_it_says(model, probes, position):
+    acts = read_activations(model, probes, position=position)
+    assert acts.dtype == torch.float32
+    expected = naive(model, probes, position)
+    torch.testing.assert_close(acts.double(), expected, atol=2e-5, rtol=1e-5)
+    others = [naive(model, probes, other) for other in POSITIONS if other != position]
+    assert all((expected - other).abs().max() > 0.1 for other in others)
+
+
+def test_every_architecture_is_read_like_that(architecture, make_model, splits):
+    model = make_model(architecture)
+    expected = naive(model, splits[0], -1)
+    acts = read_activations(model, splits[0]).double()
+    # In units of the reading: some of these models have activations of several hundred.
+    torch.testing.assert_close(acts, expected, atol=1e-5 * expected.abs().max().item(), rtol=0)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_the_streaming_mean_is_the_mean_of_the_readings(model, probes, position):
+    moments = read_moments(model, probes, position=position, batch_size=5)
+    acts = read_activations(model, probes, position=position, batch_size=5)
+    assert moments.mean.dtype == torch.float64
+    assert moments.count == len(probes)
+    torch.testing.assert_close(moments.mean, acts.double().mean(dim=1), atol=1e-12, rtol=0)
+
+
+def test_the_streaming_mean_is_summed_in_double_precision(model, probes, monkeypatch):
+    # 4096 + k/1024 is exact in float32; a float32 sum of 32 of them is not.
+    planted = 4096 + torch.arange(32).float()[None, :, None].expand(3, 32, 32) / 1024
+    batches = [([0], planted[:, i : i + 1]) for i in range(32)]
+    monkeypatch.setattr("workbench.activations._stream", lambda *_: iter(batches))
+    mean = read_moments(model, probes).mean
+    assert torch.equal(mean, torch.full((3, 32), 4096 + 15.5 / 1024, dtype=torch.float64))
+
+
+def test_readings_do_not_depend_on_the_batch_size(model, probes):
+    whole = read_activations(model, probes)
+    for size in (1, 3, 100):
+        again = read_activations(model, probes, batch_size=size)
+        torch.testing.assert_close(again, whole, atol=2e-5, rtol=1e-5)
+
+
+def test_the_noise_floor_is_small_and_sees_another_model(model, make_model, probes):
+    reading = Reading.of(model, probes)
+    acts = read_activations(model, reading)
+    floor = noise_floor(model, reading, acts, [0, 1, 2])
+    assert floor.shape == (3,)
+    assert (floor < 1e-6 * acts.norm(dim=-1).mean()).all()
+    assert (noise_floor(make_model(seed=1), reading, acts, [0, 1, 2]) > 0.1).all()
+
+
+def test_layers_come_in_the_order_asked_for(model, splits):
+    acts = read_activations(model, splits[0])
+    assert torch.equal(read_activations(model, splits[0], layers=[2, 0]), acts[[2, 0]])
+    assert torch.equal(
+        read_moments(model, splits[0], layers=[1]).mean, read_moments(model, splits[0]).mean[[1]]
+    )
+    with pytest.raises(LayerError, match=r"No layers \[3\]"):
+        read_activations(model, splits[0], layers=[3])
+    with pytest.raises(LayerError, match=r"No layers \[-1\]"):
+        read_moments(model, splits[0], layers=[-1])
+
+
+def test_gradients_flow_from_a_reading_to_the_weights(make_model, splits):
+    model = make_model()
+    reading = Reading.of(model, splits[0])
+    resid = read_batch(model, reading, [0, 1], [1])
+    resid.sum().backward()
+    blocks = find_blocks(model.hf)
+    assert blocks[1].mlp.c_proj.weight.grad.abs().max() > 0
+    assert blocks[2].mlp.c_proj.weight.grad is None  # it comes after
+
+
+def test_positions_outside_a_prompt_are_refused(model):
+    probes = ProbeSet.from_prompts(["bako", "bako delu"])
+    assert read_activations(model, probes, position=-6).shape == (3, 2, 32)
+    with pytest.raises(ProbeError, match="Position -7 is not in the 6 tokens of 'bako'"):
+        Reading.of(model, probes, -7)
+    for position in (0, 3):
+        with pytest.raises(ProbeError, match="positions count from the end"):
+            Reading.of(model, probes, position)
+    with pytest.raises(ProbeError, match="No response to read at in probe 'bako'"):
+        Reading.of(model, probes, "response_mean")
+    with pytest.raises(ProbeError, match="at least one prompt"):
+        Reading.of(model, ProbeSet(()))
+
+
+def test_batches_hold_every_prompt_once_and_limited_tokens():
+    lengths = [7, 3000, 5, 4000, 4096, 9, 20_000, 1]
+    reading = Reading(tuple(Encoded((0,) * n, n) for n in lengths), -1)
+    for size in (None, 1, 2):
+        batches = list(reading.batches(size))
+        assert sorted(index for batch in batches for index in batch) == list(range(8))
+        assert all(len(batch) <= (size or 8) for batch in batches)
+    for batch in reading.batches():
+        padded = len(batch) * max(lengths[index] for index in batch)
+        assert padded <= TOKENS_PER_BATCH or len(batch) == 1
+
+
+@pytest.mark.parametrize("position", [-1, "prompt_mean"])
+def test_no_full_residual_stream_is_kept(make_model, probes, position):
+    model, alive, most = make_model(), [], []
+
+    def watch(block, args, out):  # noqa: ARG001
+        resid = out[0] if isinstance(out, tuple) else out
+        alive.append(StorageWeakRef(resid.untyped_storage()))
+        most.append(sum(not storage.expired() for storage in alive))
+
+    for block in find_blocks(model.hf):
+        block.register_forward_hook(watch)
+    read_moments(model, probes, position=position, batch_size=4)
+    assert len(most) == 3 * 8
+    # The input of a block and its output; never the stream of a layer or batch before.
+    assert max(most) <= 2
+    with torch.no_grad():
+        model.run_with_cache(torch.arange(8)[None])
+    assert most[-1] == 3  # a cache keeps all layers
+
+
+@pytest.mark.parametrize("read", [read_activations, read_moments])
+def test_reading_leaves_modes_hooks_gradients_and_randomness(make_model, splits, read):
+    model = make_model()
+    model.hf.train()
+    model.hf.transformer.h[1].eval()
+    modes = [module.training for module in model.modules()]
+    state = torch.get_rng_state()
+    clean = read(model, splits[0])
+    assert [module.training for module in model.modules()] == modes
+    assert torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(not point.fwd_hooks for point in model.hook_dict.values())
+    model.hf.eval()
+    again = read(model, splits[0])  # dropout was off in training mode too
+    assert torch.equal(*(r.mean if hasattr(r, "count") else r for r in (clean, again)))
+
+
+def test_a_reading_that_fails_leaves_modes_and_hooks(make_model, splits):
+    model = make_model()
+    model.hf.train()
+
+    def fail(*_):
+        raise ZeroDivisionError
+
+    handle = find_blocks(model.hf)[1].register_forward_hook(fail)
+    with pytest.raises(ZeroDivisionError):
+        read_activations(model, splits[0])
+    handle.remove()
+    assert model.hf.training
+    assert all(module.training for module in model.hf.modules())
+    assert torch.is_grad_enabled()
+    assert all(not point.fwd_hooks for point in model.hook_dict.values())
+
+
+def test_paired_prompts_of_different_number_are_noticed(model):
+    from workbench.directions import fit_directions_from
+
+    acts = read_activations(model, ProbeSet((Probe("bako"), Probe("delu"), Probe("fina"))))
+    with pytest.raises(TypeError, match="prompt"):  # jaxtyping names the axis
+        fit_directions_from(acts, acts[:, :2])

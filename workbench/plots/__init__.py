@@ -1,0 +1,12 @@
+"""Figures of runs and experiments: records in, `plotly.graph_objects.Figure` out.
+
+Nothing here writes a file, except `report.write_report`, or imports torch.
+"""
+
+from workbench.plots.alignment import alignment, sibling
+from workbench.plots.behaviour import behaviour
+from workbench.plots.heatmap import heatmap
+from workbench.plots.ordering import cost, ordering
+from workbench.plots.style import CONFIG
+
+__all__ = ["CONFIG", "alignment", "behaviour", "cost", "heatmap", "ordering", "sibling"]

@@ -1,0 +1,231 @@
+"""Alignment over steps: arms against the nulls, every run visible, the sibling control beside."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import plotly.graph_objects as go
+
+from workbench.errors import ConfigError
+from workbench.plots.style import (
+    COSINES,
+    NULL_COLOUR,
+    STEP_TITLE,
+    TITLES,
+    ZERO_LINE,
+    ArmStyle,
+    arm_styles,
+    counted,
+    inert,
+    new_figure,
+    number,
+)
+from workbench.plots.trajectories import Source, Trajectories, read_trajectories
+
+Quantity = Literal["alignment", "stacked_alignment", "alignment_sibling", "along", "across"]
+HEADINGS: dict[str, str] = {
+    "alignment": "Alignment of the drift with the reversion direction",
+    "stacked_alignment": "Alignment with the reversion direction, layers stacked in gap units",
+    "alignment_sibling": "Alignment of the drift with the sibling's reversion direction",
+    "along": "Drift along the reversion direction, mean over layers",
+    "across": "Drift across the reversion direction, mean over layers",
+}
+ROUND_STEPS = [m * 10**k for k in range(7) for m in (1, 2, 5)]
+
+
+def alignment(
+    source: Source,
+    *,
+    quantity: Quantity = "alignment",
+    nulls: Mapping[str, Mapping[str, Any]] | None = None,
+    log_steps: bool = True,
+) -> go.Figure:
+    """Plot alignment, or another reading of the drift, over the fine-tuning steps.
+
+    A click on an arm in the legend hides its mean, band and runs.
+
+    Args:
+        source: A run, several, or the summary of an experiment.
+        quantity: What to plot; means over layers.
+        nulls: As in a summary, which has its own; drawn for `alignment` only.
+        log_steps: Logarithmic step axis, which shows the early phase.
+
+    Raises:
+        ConfigError: If no run has measured the quantity.
+    """
+    trajectories = read_trajectories(source, quantity)
+    if nulls is None and isinstance(source, Mapping):
+        nulls = source.get("nulls")
+    figure = new_figure(HEADINGS[quantity], _subtitle(trajectories), height=460)
+    drawn = null_bounds(nulls or {}) if quantity == "alignment" else {}
+    axis = _step_axis(trajectories, log_steps)
+    _add_nulls(figure, drawn, 10 ** np.array(axis["range"]) if log_steps else axis["range"])
+    add_curves(figure, trajectories, arm_styles(one.arm for one in trajectories))
+    figure.update_xaxes(axis)
+    figure.update_yaxes(title_text=TITLES[quantity], **ZERO_LINE)
+    if quantity in COSINES:
+        figure.update_yaxes(range=_cosine_range(trajectories, drawn.values()))
+    elif quantity == "across":
+        figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def sibling(summary: Mapping[str, Any], *, log_steps: bool = True) -> go.Figure:
+    """Plot the alignment beside the alignment with a direction that shares no endpoint with it.
+
+    Raises:
+        ConfigError: If the experiment had no sibling.
+    """
+    if not any(arm.get("alignment_sibling") for arm in summary["arms"].values()):
+        raise ConfigError("No sibling here; name one under [roles] in the lineage file.")
+    panels = [read_trajectories(summary, name) for name in ("alignment", "alignment_sibling")]
+    every = [one for panel in panels for one in panel]
+    figure = new_figure("The shared endpoint, separated", _subtitle(every), height=440)
+    figure.set_subplots(
+        1,
+        2,
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
+        subplot_titles=[
+            "own direction, cos(θ<sub>T</sub> − θ<sub>S</sub>, θ<sub>H</sub> − θ<sub>S</sub>)",
+            "sibling's, cos(θ<sub>T</sub> − θ<sub>S</sub>, θ<sub>H</sub> − θ<sub>S′</sub>)",
+        ],
+    )
+    styles = arm_styles(summary["arms"])
+    for column, panel in enumerate(panels, start=1):
+        add_curves(figure, panel, styles, column=column)
+    figure.update_annotations(font_size=13)
+    figure.update_xaxes(_step_axis(every, log_steps))
+    figure.update_yaxes(range=_cosine_range(every, []), **ZERO_LINE)
+    figure.update_yaxes(title_text="cosine, mean over layers", col=1)
+    figure.update_layout(margin_t=92)
+    return figure
+
+
+def null_bounds(nulls: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Return the p99 of the mean alignment by null; with several lineages, the largest."""
+    bounds = {}
+    for name, null in nulls.items():
+        told = null.get("aggregate_p99")
+        values = [v for v in (told if isinstance(told, list) else [told]) if v is not None]
+        if values:
+            bounds[name] = float(max(values))
+    return bounds
+
+
+def add_curves(
+    figure: go.Figure,
+    trajectories: Sequence[Trajectories],
+    styles: Mapping[str, ArmStyle],
+    *,
+    column: int | None = None,
+) -> None:
+    """Add each arm's mean, its band of one sd, and a thin line per run.
+
+    Args:
+        figure: To add to.
+        trajectories: One per arm.
+        styles: By arm.
+        column: Of a figure with subplots; the legend is drawn for the first.
+    """
+    place = {} if column is None else {"row": 1, "col": column}
+    for one in trajectories:
+        style = styles[one.arm]
+        shared = {"legendgroup": inert(one.arm), "name": inert(one.arm)}
+        hidden = {**shared, "showlegend": False, "hoverinfo": "skip"}
+        figure.add_scatter(**_band(one), fill="toself", fillcolor=style.faded(0.14), mode="lines",
+                           line_width=0, meta="sd", **hidden, **place)  # fmt: skip
+        figure.add_scatter(**_single_runs(one), mode="lines", meta="runs",
+                           line={"color": style.faded(0.4), "width": 0.8, "dash": style.dash},
+                           **hidden, **place)  # fmt: skip
+    for one in trajectories:
+        style = styles[one.arm]
+        figure.add_scatter(
+            x=one.steps.tolist(),
+            y=one.mean.tolist(),
+            customdata=_hover(one),
+            mode="lines+markers",
+            line={"color": style.colour, "width": 2.2, "dash": style.dash},
+            marker={"symbol": style.symbol, "size": 7, "color": style.colour},
+            hovertemplate="step %{x}: %{customdata}",
+            meta="mean",
+            legendgroup=inert(one.arm),
+            name=inert(one.arm),
+            showlegend=column in (None, 1),
+            **place,
+        )
+
+
+def _band(one: Trajectories) -> dict[str, list[float]]:
+    known = np.isfinite(one.mean) & np.isfinite(one.sd)
+    steps, mean, sd = one.steps[known], one.mean[known], one.sd[known]
+    return {
+        "x": [*steps.tolist(), *steps[::-1].tolist()],
+        "y": [*(mean + sd).tolist(), *(mean - sd)[::-1].tolist()],
+    }
+
+
+def _single_runs(one: Trajectories) -> dict[str, list[float | None]]:
+    """All runs as one line with gaps between them; nothing if the mean is the only run."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for values in one.values if len(one.values) > 1 else []:
+        x += [*one.steps.tolist(), None]
+        y += [*values.tolist(), None]
+    return {"x": x, "y": y}
+
+
+def _hover(one: Trajectories) -> list[str]:
+    n = np.isfinite(one.values).sum(axis=0)
+    return [
+        f"{number(mean)} ± {number(sd)} (sd, n = {count})" if count > 1 else number(mean)
+        for mean, sd, count in zip(one.mean, one.sd, n, strict=True)
+    ]
+
+
+def _add_nulls(figure: go.Figure, bounds: Mapping[str, float], ends: Sequence[float]) -> None:
+    """Draw what 98 % of each null's mean alignments lie within: the widest as an area."""
+    left, right = (float(end) for end in ends)
+    by_width = sorted(bounds, key=lambda name: bounds[name], reverse=True)
+    for name, dash in zip(by_width, ("solid", "dash", "dot", "dashdot"), strict=False):
+        bound, widest = bounds[name], name == by_width[0]
+        area = {"x": [left, right, right, left], "y": [bound, bound, -bound, -bound]}
+        edges = {"x": [left, right, None, left, right], "y": [bound, bound, None, -bound, -bound]}
+        figure.add_scatter(
+            **(area if widest else edges),
+            fill="toself" if widest else "none",
+            fillcolor="rgba(107, 107, 107, 0.17)",
+            mode="lines",
+            line={"color": NULL_COLOUR, "width": 0 if widest else 1.2, "dash": dash},
+            name=f"{inert(name)} null, ±p99 = {number(bound, 2)}",
+            meta="null",
+            legendrank=2000,
+            hoverinfo="skip",
+        )
+
+
+def _subtitle(trajectories: Sequence[Trajectories]) -> str:
+    counts = sorted({len(one.values) for one in trajectories})
+    if counts == [1]:
+        return "one run per arm, mean over layers"
+    n = " or ".join(str(count) for count in counts)
+    return f"mean of n = {n} runs, band ±1 sd; thin lines: single runs"
+
+
+def _step_axis(trajectories: Sequence[Trajectories], log_steps: bool) -> dict[str, Any]:
+    end = max(int(one.steps.max()) for one in trajectories)
+    if not log_steps:
+        return {"title": {"text": STEP_TITLE}, "range": [0, end * 1.02]}
+    return {
+        "title": {"text": f"{STEP_TITLE} (log scale)"},
+        "type": "log",
+        "tickvals": [step for step in ROUND_STEPS if step <= end],
+        "range": [np.log10(0.9), np.log10(end * 1.12)],
+    }
+
+
+def _cosine_range(trajectories: Sequence[Trajectories], bounds: Any) -> list[float]:
+    """A range around the data, zero always well inside, never beyond what a cosine can be."""
+    seen = np.concatenate([one.values.ravel() for one in trajectories])
+    known = [*seen[np.isfinite(seen)].tolist(), *bounds, *(-bound for bound in bounds)]
+    return [max(-1.02, min([-0.15, *known]) - 0.06), min(1.02, max([0.25, *known]) + 0.06)]

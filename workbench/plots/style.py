@@ -1,0 +1,184 @@
+"""How figures look: one template, one colour per arm, units, and text that cannot be markup."""
+
+import html
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import cycle
+
+import plotly.graph_objects as go
+
+FONT = "Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif"
+INK = "#222222"
+FAINT = "#e4e4e4"
+UNDEFINED = "#d0d0d0"
+"""Background of cells without a value."""
+
+NULL_COLOUR = "#6b6b6b"
+
+CONFIG = {
+    "displaylogo": False,
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
+    "typesetMath": False,
+    "responsive": True,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+    "toImageButtonOptions": {"format": "svg"},
+}
+"""What every plot is shown with: no upload button, no server, no mathematics loader."""
+
+STEP_TITLE = "fine-tuning step"
+TITLES = {
+    "alignment": "alignment: cos(drift, <i>v</i><sub>rev</sub>)",
+    "stacked_alignment": "alignment, layers stacked in gap units (cosine)",
+    "alignment_sibling": "cos(drift, <i>v</i><sub>rev</sub> of the sibling)",
+    "along": "drift along <i>v</i><sub>rev</sub> (phase gaps)",
+    "across": "drift across <i>v</i><sub>rev</sub> (phase gaps)",
+    "harmfulness": "harmfulness (share of harmful prompts)",
+    "broken": "broken answers (share of harmful prompts)",
+    "refusal_log_odds": "refusal log-odds (nats)",
+    "over_refusal": "over-refusal (share of benign prompts)",
+    "task_loss": "task loss (nats per token)",
+    "perplexity": "task perplexity",
+    "kl": "KL from the aligned model (nats per token)",
+    "task_cost": "task cost (share of the task gain lost)",
+}
+"""Axis titles by quantity, with units."""
+
+COSINES = ("alignment", "stacked_alignment", "alignment_sibling")
+SHARES = ("harmfulness", "broken", "over_refusal", "task_cost")
+"""Quantities shown in percent."""
+
+
+@dataclass(frozen=True)
+class ArmStyle:
+    """How one arm is drawn, in every figure."""
+
+    colour: str
+    symbol: str
+    dash: str = "solid"
+
+    def faded(self, alpha: float) -> str:
+        """Return the colour at this opacity."""
+        red, green, blue = (int(self.colour[i : i + 2], 16) for i in (1, 3, 5))
+        return f"rgba({red}, {green}, {blue}, {alpha})"
+
+
+ARMS = {
+    "ordinary": ArmStyle("#000000", "circle"),
+    "block": ArmStyle("#0072B2", "square"),
+    "push": ArmStyle("#D55E00", "triangle-up"),
+    "random": ArmStyle("#E69F00", "diamond"),
+    "matched": ArmStyle("#009E73", "cross"),
+    "matched-unscaled": ArmStyle("#CC79A7", "x"),
+}
+"""Okabe–Ito colours of the arms of the main job; symbols tell them apart without colour."""
+
+OTHERS = (
+    *(ArmStyle("#56B4E9", "pentagon"), ArmStyle("#F0E442", "star")),
+    *(
+        ArmStyle(style.colour, symbol, dash)
+        for dash in ("dash", "dot")
+        for style, symbol in zip(ARMS.values(), cycle(("hexagon", "bowtie", "star-diamond")))
+    ),
+)
+"""Styles of other arms, in the order in which they are named."""
+
+
+def arm_styles(names: Iterable[str]) -> dict[str, ArmStyle]:
+    """Return a style for every arm: its own if it has one, else the next free one."""
+    others = cycle(OTHERS)
+    return {name: ARMS[name] if name in ARMS else next(others) for name in dict.fromkeys(names)}
+
+
+def inert(text: object, *, length: int = 80) -> str:
+    """Return text from data as one printable line that plotly shows as it is."""
+    line = printable(text)
+    return html.escape(line if len(line) <= length else line[: length - 1] + "…", quote=False)
+
+
+def printable(text: object) -> str:
+    """Return text from data as one line without control characters."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(str(text).split()))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number with a true minus sign; undefined is a dash."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a count with its noun, such as `3 seeds`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def new_figure(title: str, subtitle: str = "", *, height: int = 420) -> go.Figure:
+    """Return an empty figure in our style.
+
+    Args:
+        title: What is shown; markup allowed, text from data through `inert`.
+        subtitle: One line below it: what bands are, and n.
+        height: In pixels; the width follows the page.
+    """
+    heading = {"text": title, "subtitle": {"text": subtitle}}
+    return go.Figure(layout={"template": TEMPLATE, "title": heading, "height": height})
+
+
+_AXIS = {
+    "showgrid": True,
+    "gridcolor": FAINT,
+    "zeroline": False,
+    "showline": True,
+    "linecolor": INK,
+    "linewidth": 1,
+    "ticks": "outside",
+    "ticklen": 4,
+    "tickcolor": INK,
+    "automargin": True,
+    "title": {"standoff": 8, "font": {"size": 13}},
+}
+
+TEMPLATE = go.layout.Template(
+    layout={
+        "font": {"family": FONT, "size": 13, "color": INK},
+        "title": {
+            "font": {"size": 15},
+            "subtitle": {"font": {"size": 12, "color": "#555555"}},
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+            "pad": {"l": 4, "t": 4},
+            "y": 0.985,
+            "yref": "container",
+            "yanchor": "top",
+        },
+        "margin": {"l": 64, "r": 24, "t": 64, "b": 52},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "separators": ".",
+        "hoverlabel": {"font": {"family": FONT, "size": 12}, "align": "left"},
+        "legend": {"bgcolor": "rgba(255,255,255,0)", "tracegroupgap": 2},
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+    }
+)
+"""Applied to every figure of the package; nothing is registered globally."""
+
+COSINE_COLOURS = {
+    "colorscale": "RdBu_r",
+    "cmin": -1,
+    "cmax": 1,
+    "colorbar": {
+        "title": {"text": "cosine", "side": "top", "font": {"size": 12}},
+        "thickness": 12,
+        "tickvals": [-1, -0.5, 0, 0.5, 1],
+        "ticktext": ["−1", "−0.5", "0", "0.5", "1"],
+        "outlinewidth": 0,
+    },
+}
+"""Colour axis of every cosine. Not in the template: plotly would fit its range to the data."""
+
+ZERO_LINE = {"zeroline": True, "zerolinecolor": INK, "zerolinewidth": 1.5}
+"""Axis settings that make the zero line plain to see."""

@@ -1,0 +1,193 @@
+"""Trajectories: one quantity over the steps of every run of an arm, from runs or a summary."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from workbench.errors import ConfigError
+from workbench.records import SCORE_NAMES, mean_defined
+from workbench.runs import Run
+
+Source = Run | Iterable[Run] | Mapping[str, Any]
+"""A run, several, or the summary of an experiment."""
+
+FROM_DRIFT = ("alignment", "stacked_alignment", "along", "across")
+STORED_AS = {"alignment": "mean_alignment", "stacked_alignment": "stacked_alignment"}
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """One quantity of one arm over the steps, run by run; NaN where it is undefined."""
+
+    arm: str
+
+    runs: tuple[str, ...]
+    """What to call each run."""
+
+    steps: Int[np.ndarray, " step"]
+
+    values: Float[np.ndarray, "run step"]
+
+    mean: Float[np.ndarray, " step"]
+    """Over the runs in which the value is defined."""
+
+    sd: Float[np.ndarray, " step"]
+    """Sample standard deviation over runs; NaN for fewer than two."""
+
+    low: Float[np.ndarray, "run step"]
+    """Lower end of each run's own 95 % interval; NaN where it has none."""
+
+    high: Float[np.ndarray, "run step"]
+    """Upper end of it."""
+
+    def at(self, step: int) -> Float[np.ndarray, " run"]:
+        """Return every run's value at a step; NaN if there is none."""
+        found = np.flatnonzero(self.steps == step)
+        return self.values[:, found[0]] if len(found) else np.full(len(self.runs), np.nan)
+
+
+def read_trajectories(source: Source, quantity: str) -> tuple[Trajectories, ...]:
+    """Return the trajectories of a quantity, one item per arm that has it.
+
+    Args:
+        source: A run, several runs, or a summary.
+        quantity: As in the summary: `alignment`, `along`, `harmfulness`, `task_loss`, …
+
+    Raises:
+        ConfigError: If no arm has the quantity at any step.
+    """
+    if isinstance(source, Mapping):
+        found = [
+            _from_summary(source, arm, told["runs"] if "runs" in told else None, told[quantity])
+            for arm, told in source["arms"].items()
+            if told.get(quantity)
+        ]
+    else:
+        found = _from_runs([source] if isinstance(source, Run) else list(source), quantity)
+    if not found:
+        raise ConfigError(f"No {quantity!r} here: no run has measured it.")
+    return tuple(found)
+
+
+def arm_name(run: Run) -> str:
+    """Return the arm a run belongs to; a run outside an experiment is an arm of its own."""
+    arm = run.info.get("config", {}).get("arm")
+    if isinstance(arm, Mapping) and "name" in arm:
+        return str(arm["name"])
+    return arm if isinstance(arm, str) else run.id
+
+
+def last_common_step(*trajectories: Sequence[Trajectories]) -> int | None:
+    """Return the last step that all arms have in all of the given quantities."""
+    common = [set(one.steps.tolist()) for several in trajectories for one in several]
+    shared = set.intersection(*common) if common else set()
+    return max(shared, default=None)
+
+
+def mean_and_sd(
+    values: Float[np.ndarray, "run step"],
+) -> tuple[Float[np.ndarray, " step"], Float[np.ndarray, " step"]]:
+    """Return mean and sample sd over the runs in which a value is defined."""
+    mean = mean_defined(values.T)
+    defined = np.isfinite(values)
+    n = defined.sum(axis=0)
+    squares = np.where(defined, (values - mean) ** 2, 0.0).sum(axis=0)
+    return mean, np.where(n > 1, np.sqrt(squares / np.maximum(n - 1, 1)), np.nan)
+
+
+def _from_summary(
+    summary: Mapping[str, Any],
+    arm: str,
+    run_ids: Sequence[str] | None,
+    by_step: Mapping[str, Mapping[str, Any]],
+) -> Trajectories:
+    steps = sorted(by_step, key=int)
+    values = _array([by_step[step]["per_seed"] for step in steps])
+    n_runs, unknown = len(values), [[None, None]] * len(values)
+    intervals = [_array(by_step[step].get("intervals", unknown)) for step in steps]
+    return Trajectories(
+        arm=arm,
+        runs=_labels(summary, arm, run_ids, n_runs),
+        steps=np.array(steps, dtype=int),
+        values=values,
+        mean=_array([[by_step[step]["mean"] for step in steps]])[:, 0],
+        sd=_array([[by_step[step]["sd"] for step in steps]])[:, 0],
+        low=np.stack([one[0] for one in intervals], axis=1),
+        high=np.stack([one[1] for one in intervals], axis=1),
+    )
+
+
+def _array(rows: Sequence[Sequence[float | None]]) -> Float[np.ndarray, "column row"]:
+    return np.array(rows, dtype=float).T
+
+
+def _labels(
+    summary: Mapping[str, Any], arm: str, run_ids: Sequence[str] | None, n_runs: int
+) -> tuple[str, ...]:
+    """Lineage and seed of every run, as far as the summary tells."""
+    lineages, seeds = summary.get("lineages", []), summary.get("seeds", [])
+    known = {
+        f"{lineage.get('folder', lineage['name'])}-{arm}-{seed}": f"{lineage['name']}, seed {seed}"
+        for lineage in lineages
+        for seed in seeds
+    }
+    if run_ids is not None and len(run_ids) == n_runs:
+        return tuple(known.get(run_id, run_id) for run_id in run_ids)
+    if len(known) == n_runs:
+        return tuple(known.values())
+    return tuple(f"run {index + 1}" for index in range(n_runs))
+
+
+def _from_runs(runs: Sequence[Run], quantity: str) -> list[Trajectories]:
+    by_arm: dict[str, list[Run]] = {}
+    for run in runs:
+        by_arm.setdefault(arm_name(run), []).append(run)
+    read = _drift_values if quantity in FROM_DRIFT else _score_values
+    if quantity not in (*FROM_DRIFT, *SCORE_NAMES):
+        raise ConfigError(
+            f"A run has no {quantity!r}; it has {', '.join((*FROM_DRIFT, *SCORE_NAMES))}."
+        )
+    found = [_of_arm(arm, members, quantity, read) for arm, members in by_arm.items()]
+    return [one for one in found if len(one.steps)]
+
+
+Told = tuple[float | None, float | None, float | None]
+Reader = Callable[[Run, str], dict[int, Told]]
+
+
+def _of_arm(arm: str, runs: Sequence[Run], quantity: str, read: Reader) -> Trajectories:
+    columns = [read(run, quantity) for run in runs]
+    steps = sorted(set().union(*columns))
+    nothing = (None, None, None)
+    told = np.array(
+        [[column.get(step, nothing) for step in steps] for column in columns], dtype=float
+    ).reshape(len(runs), len(steps), 3)
+    mean, sd = mean_and_sd(told[..., 0])
+    return Trajectories(
+        arm=arm,
+        runs=tuple(run.id for run in runs),
+        steps=np.array(steps, dtype=int),
+        values=told[..., 0],
+        mean=mean,
+        sd=sd,
+        low=told[..., 1],
+        high=told[..., 2],
+    )
+
+
+def _drift_values(run: Run, quantity: str) -> dict[int, Told]:
+    if quantity in STORED_AS:
+        name = STORED_AS[quantity]
+        return {line["step"]: (line["drift"][name], None, None) for line in run.measured}
+    layers = {line["step"]: np.array(line["drift"][quantity], float) for line in run.measured}
+    return {step: (float(mean_defined(values)), None, None) for step, values in layers.items()}
+
+
+def _score_values(run: Run, quantity: str) -> dict[int, Told]:
+    return {
+        step: (told[quantity]["value"], told[quantity]["low"], told[quantity]["high"])
+        for step, told in run.scores().items()
+    }
