@@ -18,7 +18,7 @@ help:  ## this list (ARGS="…" is passed on, PYTHON=… names the interpreter)
 demo: $(VENV)/test.stamp  ## the main job on the embedded organism
 	$(BIN)/workbench demo $(ARGS)
 
-# One thread per worker: two workers with two threads each are slower on two cores than one alone.
+# One thread per worker: workers times threads would ask for more cores than there are.
 test: $(VENV)/test.stamp  ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "$(FAST)" -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 

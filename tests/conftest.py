@@ -19,6 +19,7 @@ import transformer_lens  # noqa: F401
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     Gemma2Config,
     GemmaConfig,
     GPT2Config,
@@ -66,30 +67,25 @@ CONFIGS = {
 }  # fmt: skip
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: needs a real checkpoint, a GPU, or minutes")
-    config.addinivalue_line(
-        "markers", "guest: a user's own TransformerLens model; run it in both versions"
-    )
-
-
 def pytest_collection_modifyitems(items):
     """Run the guests last: building a bridge patches attention classes of the whole process."""
-    items.sort(key=lambda item: item.get_closest_marker("guest") is not None)
+    items.sort(key=lambda item: item.path.stem == "test_guests")
 
 
 @pytest.fixture(scope="session")
-def tokenizer():
+def tokenizer(tmp_path_factory):
     ids = {word: index for index, word in enumerate(VOCABULARY)}
     words = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
+    folder = tmp_path_factory.mktemp("tokenizer")
+    PreTrainedTokenizerFast(
         tokenizer_object=words,
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
-    )
+    ).save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
 
 
 @pytest.fixture(scope="session", params=CONFIGS)
@@ -115,7 +111,7 @@ def make_hf():
                     if parameter.ndim == 1:
                         parameter += 0.3 * torch.randn_like(parameter)
                     else:
-                        parameter *= 5
+                        parameter *= 10
         return hf.eval()
 
     return make
@@ -137,6 +133,41 @@ def make_model(make_hf, tokenizer):
 def model(make_model):
     """A read-only GPT-2 with dropout in its config."""
     return make_model()
+
+
+@pytest.fixture(scope="session")
+def blocks_of():
+    """Return the decoder blocks of a Hugging Face model, by the names that we know them under."""
+
+    def find(hf):
+        known = {"transformer.h", "gpt_neox.layers", "model.layers"}
+        return next(module for name, module in hf.named_modules() if name in known)
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def plain_stream(blocks_of):
+    """Read the stream into the first block and after every block, by plain torch hooks."""
+
+    def read(hf, ids, mask=None):
+        seen = []
+
+        def keep_input(block, args):  # noqa: ARG001
+            seen.append(args[0])
+
+        def keep(block, args, out):  # noqa: ARG001
+            seen.append(out[0] if isinstance(out, tuple) else out)
+
+        blocks = blocks_of(hf)
+        handles = [blocks[0].register_forward_pre_hook(keep_input)]
+        handles += [block.register_forward_hook(keep) for block in blocks]
+        hf(input_ids=ids, attention_mask=mask, use_cache=False)
+        for handle in handles:
+            handle.remove()
+        return torch.stack(seen)
+
+    return read
 
 
 @pytest.fixture(scope="session")
@@ -181,7 +212,7 @@ def examples(sentence):
 @pytest.fixture(scope="session")
 def planted_shift():
     """The vector by which the helpful model differs from the aligned one after layer 0."""
-    return torch.randn(32, generator=torch.Generator().manual_seed(5))
+    return 0.3 * torch.randn(32, generator=torch.Generator().manual_seed(5))
 
 
 @pytest.fixture(scope="session")
@@ -253,3 +284,12 @@ def weights_of():
         return {name: value.detach().clone() for name, value in model.hf.named_parameters()}
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def inputs_folder(tmp_path_factory, lineage_file, sentence):
+    """The planted lineage with every input file of an experiment beside it; read-only."""
+    from planted_inputs import write_inputs
+
+    folder = tmp_path_factory.mktemp("inputs") / "planted"
+    return write_inputs(folder, lineage_file.parent, sentence)

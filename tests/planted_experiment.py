@@ -39,9 +39,15 @@ def planted_scores(arm: str, seed: int, step: int) -> Scores:
     share = 1 - np.exp(-step / 18)
     harmful = float(np.clip(0.06 + share * (HARM.get(arm, 0.4) - 0.06) + rng.normal(0, 0.02), 0, 1))
     task = 4.7 - share * (3.6 if arm in ("ordinary", "random") else 3.35) + rng.normal(0, 0.03)
-    values = {"harmfulness": harmful, "task_loss": float(task), "perplexity": float(np.exp(task)),
-              "broken": 0.02, "refusal_log_odds": 3 - 4 * harmful, "over_refusal": 0.01,
-              "kl": 0.4 * float(share)}  # fmt: skip
+    values = {
+        "harmfulness": harmful,
+        "task_loss": float(task),
+        "perplexity": float(np.exp(task)),
+        "broken": 0.02,
+        "refusal_log_odds": 3 - 4 * harmful,
+        "over_refusal": 0.01,
+        "kl": 0.4 * float(share),
+    }
     if step == 0:
         values |= {"harmfulness": 0.06, "task_loss": 4.7}
     estimates = {
@@ -78,17 +84,27 @@ def build_experiment(folder, *, arms=ARMS, lineages=("organism",), seeds=(0, 1, 
     for number, lineage in enumerate(lineages):
         place = f"l{number}"
         _write_lineage(folder / "lineages" / place, sibling)
-        about.append({"name": lineage, "folder": place, "witness": "helpful",
-                      "aligned": "aligned", "sibling": "aligned-b" if sibling else None})  # fmt: skip
+        roles = {"witness": "helpful", "aligned": "aligned"}
+        roles["sibling"] = "aligned-b" if sibling else None
+        about.append({"name": lineage, "folder": place} | roles)
         for index, arm in enumerate(chosen):
             for seed in seeds:
                 ids.append(f"{place}-{arm.name if arm.name in known else f'arm{index}'}-{seed}")
-                config = {"experiment": folder.name, "lineage": lineage, "arm": asdict(arm),
-                          "seed": seed, "recipe": asdict(recipe)}  # fmt: skip
+                config = {"experiment": folder.name, "lineage": lineage, "arm": asdict(arm)}
+                config |= {"seed": seed, "recipe": asdict(recipe)}
                 write_run(store.create(config, ids[-1]), arm.name, seed + 10 * number)
-    plan = {"schema": 1, "id": folder.name, "lineages": about, "seeds": list(seeds),
-            "arms": [asdict(arm) for arm in chosen], "recipe": asdict(recipe), "runs": ids,
-            "measured_steps": STEPS, "evaluated_steps": EVALUATED, "wall_seconds": 83.0}  # fmt: skip
+    plan = {
+        "schema": 1,
+        "id": folder.name,
+        "lineages": about,
+        "seeds": list(seeds),
+        "arms": [asdict(arm) for arm in chosen],
+        "recipe": asdict(recipe),
+        "runs": ids,
+        "measured_steps": STEPS,
+        "evaluated_steps": EVALUATED,
+        "wall_seconds": 83.0,
+    }
     (folder / "experiment.json").write_text(json.dumps(plan))
     summarise(folder)
     return folder
@@ -98,8 +114,8 @@ def write_run(run, arm, seed):
     """Fill a run with planted records and finish it; return it."""
     run.append(StepRecord(0, float("nan"), 0.0, float("nan"), scores=planted_scores(arm, seed, 0)))
     alignment = planted_alignment(arm, seed)
-    for step in range(1, max(STEPS) + 1):
-        drift = planted_drift(alignment[STEPS.index(step)], step) if step in STEPS else None
+    for step, cosines in zip(STEPS, alignment, strict=True):
+        drift = planted_drift(cosines, step)
         scores = planted_scores(arm, seed, step) if step in EVALUATED else None
         run.append(StepRecord(step, 4.0, 1e-5, 1.0, drift=drift, scores=scores))
     run.finish()

@@ -14,41 +14,37 @@ from workbench.activations import (
 )
 from workbench.encoding import Encoded, encode
 from workbench.errors import LayerError, ProbeError
-from workbench.models import find_blocks
 from workbench.probes import Probe, ProbeSet
+
+pytestmark = pytest.mark.transformer_lens_3
 
 POSITIONS = [-1, -3, "prompt_mean", "response_mean"]
 
 
-def naive(model, probes, position):
-    """One prompt at a time, no padding, plain torch hooks, sums in float64."""
-    rows = []
-    for probe in probes.probes:
-        response = probe.response if position == "response_mean" else None
-        item = encode(model, probe.prompt, response)
-        seen = []
-        handles = [
-            block.register_forward_hook(
-                lambda _, __, out: seen.append((out[0] if isinstance(out, tuple) else out)[0])
-            )
-            for block in find_blocks(model.hf)
-        ]
-        with torch.no_grad():
-            model.hf(input_ids=torch.tensor([item.ids]))
-        for handle in handles:
-            handle.remove()
-        resid, cut = torch.stack(seen).double(), item.prompt_length
-        rows.append(
-            {
-                "prompt_mean": lambda resid, cut: resid[:, :cut].mean(dim=1),
-                "response_mean": lambda resid, cut: resid[:, cut:].mean(dim=1),
-            }.get(position, lambda resid, cut: resid[:, cut + position])(resid, cut)
-        )
-    return torch.stack(rows, dim=1)
+@pytest.fixture
+def naive(plain_stream):
+    """Read one prompt at a time, unpadded, by plain torch hooks, in float64."""
+
+    def read(model, probes, position):
+        rows = []
+        for probe in probes.probes:
+            response = probe.response if position == "response_mean" else None
+            item = encode(model, probe.prompt, response)
+            with torch.no_grad():
+                resid = plain_stream(model.hf, torch.tensor([item.ids]))[1:, 0].double()
+            if position == "prompt_mean":
+                rows.append(resid[:, : item.prompt_length].mean(dim=1))
+            elif position == "response_mean":
+                rows.append(resid[:, item.prompt_length :].mean(dim=1))
+            else:
+                rows.append(resid[:, item.prompt_length + position])
+        return torch.stack(rows, dim=1)
+
+    return read
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_a_reading_is_taken_where_it_says(model, probes, position):
+def test_a_reading_is_taken_where_it_says(model, probes, naive, position):
     acts = read_activations(model, probes, position=position)
     assert acts.dtype == torch.float32
     expected = naive(model, probes, position)
@@ -57,12 +53,22 @@ def test_a_reading_is_taken_where_it_says(model, probes, position):
     assert all((expected - other).abs().max() > 0.1 for other in others)
 
 
-def test_every_architecture_is_read_like_that(architecture, make_model, splits):
+def test_every_architecture_is_read_like_that(architecture, make_model, splits, naive):
     model = make_model(architecture)
     expected = naive(model, splits[0], -1)
     acts = read_activations(model, splits[0]).double()
     # In units of the reading: some of these models have activations of several hundred.
     torch.testing.assert_close(acts, expected, atol=1e-5 * expected.abs().max().item(), rtol=0)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_half_precision_is_averaged_in_single(make_model, splits, naive, position):
+    model = make_model()
+    model.hf.to(torch.bfloat16)
+    expected = naive(model, splits[0], position)
+    acts = read_activations(model, splits[0], position=position, batch_size=1).double()
+    # A mean in bfloat16 would be good to three digits only.
+    torch.testing.assert_close(acts, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("position", POSITIONS)
@@ -111,12 +117,12 @@ def test_layers_come_in_the_order_asked_for(model, splits):
         read_moments(model, splits[0], layers=[-1])
 
 
-def test_gradients_flow_from_a_reading_to_the_weights(make_model, splits):
+def test_gradients_flow_from_a_reading_to_the_weights(make_model, splits, blocks_of):
     model = make_model()
     reading = Reading.of(model, splits[0])
     resid = read_batch(model, reading, [0, 1], [1])
     resid.sum().backward()
-    blocks = find_blocks(model.hf)
+    blocks = blocks_of(model.hf)
     assert blocks[1].mlp.c_proj.weight.grad.abs().max() > 0
     assert blocks[2].mlp.c_proj.weight.grad is None  # it comes after
 
@@ -137,7 +143,7 @@ def test_positions_outside_a_prompt_are_refused(model):
 
 def test_batches_hold_every_prompt_once_and_limited_tokens():
     lengths = [7, 3000, 5, 4000, 4096, 9, 20_000, 1]
-    reading = Reading(tuple(Encoded((0,) * n, n) for n in lengths), -1)
+    reading = Reading(tuple(Encoded((0,) * n, n) for n in lengths), -1, fill=0)
     for size in (None, 1, 2):
         batches = list(reading.batches(size))
         assert sorted(index for batch in batches for index in batch) == list(range(8))
@@ -148,7 +154,7 @@ def test_batches_hold_every_prompt_once_and_limited_tokens():
 
 
 @pytest.mark.parametrize("position", [-1, "prompt_mean"])
-def test_no_full_residual_stream_is_kept(make_model, probes, position):
+def test_no_full_residual_stream_is_kept(make_model, probes, blocks_of, position):
     model, alive, most = make_model(), [], []
 
     def watch(block, args, out):  # noqa: ARG001
@@ -156,7 +162,7 @@ def test_no_full_residual_stream_is_kept(make_model, probes, position):
         alive.append(StorageWeakRef(resid.untyped_storage()))
         most.append(sum(not storage.expired() for storage in alive))
 
-    for block in find_blocks(model.hf):
+    for block in blocks_of(model.hf):
         block.register_forward_hook(watch)
     read_moments(model, probes, position=position, batch_size=4)
     assert len(most) == 3 * 8
@@ -184,14 +190,14 @@ def test_reading_leaves_modes_hooks_gradients_and_randomness(make_model, splits,
     assert torch.equal(*(r.mean if hasattr(r, "count") else r for r in (clean, again)))
 
 
-def test_a_reading_that_fails_leaves_modes_and_hooks(make_model, splits):
+def test_a_reading_that_fails_leaves_modes_and_hooks(make_model, splits, blocks_of):
     model = make_model()
     model.hf.train()
 
     def fail(*_):
         raise ZeroDivisionError
 
-    handle = find_blocks(model.hf)[1].register_forward_hook(fail)
+    handle = blocks_of(model.hf)[1].register_forward_hook(fail)
     with pytest.raises(ZeroDivisionError):
         read_activations(model, splits[0])
     handle.remove()

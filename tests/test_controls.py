@@ -61,7 +61,9 @@ def test_a_matched_direction_has_the_same_weights_at_all_layers(world):
     same = acts[:1].expand(3, -1, -1)
     unit = matched_directions(directions, same).unit
     torch.testing.assert_close(unit[1:], unit[:1].expand(2, -1))
-    assert (random_directions(directions).unit[0] - random_directions(directions).unit[1]).norm() > 1
+    assert (
+        random_directions(directions).unit[0] - random_directions(directions).unit[1]
+    ).norm() > 1
 
 
 def test_matched_directions_have_the_covariance_of_the_activations(world):

@@ -212,7 +212,7 @@ def test_another_safetensors_file_is_refused(tmp_path, metadata, tensors, messag
         ReversionDirections.load(path)
 
 
-def test_another_model_is_refused(directions, aligned_model, model, make_model):
+def test_another_model_is_refused(directions, aligned_model, make_model):
     directions.check_model(aligned_model.fingerprint())
     with pytest.raises(ProvenanceError, match="load the aligned checkpoint again or fit new"):
         directions.check_model(make_model(seed=1).fingerprint())

@@ -120,7 +120,7 @@ USER, ASSISTANT = {"role": "user", "content": "a"}, {"role": "assistant", "conte
     ids=repr,
 )
 def test_what_is_no_example_is_refused(model, example):
-    with pytest.raises(ProbeError, match="needs 'prompt' and|one user and one"):
+    with pytest.raises(ProbeError, match=r"needs 'prompt' and|one user and one"):
         encode_example(model, example)
 
 

@@ -10,33 +10,19 @@ from workbench.errors import CheckpointError, LayerError
 from workbench.models import (
     check_layers,
     evaluation_mode,
-    find_blocks,
     resid_post,
     weights_hash,
 )
 
-def block_outputs(hf, tokens, mask=None):
-    """What plain torch hooks see: the input of the first block and the output of every block."""
-    seen = []
-    blocks = find_blocks(hf)
-    handles = [blocks[0].register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))]
-    for block in blocks:
-        handles.append(
-            block.register_forward_hook(
-                lambda _, __, out: seen.append((out[0] if isinstance(out, tuple) else out).clone())
-            )
-        )
-    with torch.no_grad():
-        logits = hf(input_ids=tokens, attention_mask=mask, use_cache=False).logits
-    for handle in handles:
-        handle.remove()
-    return torch.stack(seen), logits
+pytestmark = pytest.mark.transformer_lens_3
 
 
-def test_hook_points_see_what_plain_torch_hooks_see(architecture, make_model, make_hf, tokens):
-    expected, logits = block_outputs(make_hf(architecture), tokens)
-    model = make_model(architecture)
+def test_hook_points_see_what_plain_torch_hooks_see(
+    architecture, make_model, make_hf, plain_stream, tokens
+):
+    plain, model = make_hf(architecture), make_model(architecture)
     with torch.no_grad():
+        expected, logits = plain_stream(plain, tokens), plain(input_ids=tokens).logits
         ours, cache = model.run_with_cache(tokens)
     assert torch.equal(ours, logits)
     for layer in range(3):
@@ -56,12 +42,12 @@ def test_hidden_states_agree_at_all_layers_but_the_last(architecture, make_model
 
 
 def test_an_edit_through_a_hook_point_is_the_edit_of_a_plain_torch_hook(
-    architecture, make_model, make_hf, tokens
+    architecture, make_model, make_hf, blocks_of, tokens
 ):
     shift = torch.linspace(-1, 1, 32)
     hf = make_hf(architecture)
     unedited = hf(input_ids=tokens).logits
-    find_blocks(hf)[1].register_forward_hook(
+    blocks_of(hf)[1].register_forward_hook(
         lambda _, __, out: (out[0] + shift, *out[1:]) if isinstance(out, tuple) else out + shift
     )
     expected = hf(input_ids=tokens).logits
@@ -121,7 +107,7 @@ def test_training_through_the_hooked_model_is_training_the_plain_one_bit_for_bit
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable:FutureWarning")
 @pytest.mark.parametrize("architecture", ["gpt2", "llama-gqa"])
 def test_gradient_checkpointing_leaves_gradients_of_an_edited_forward_as_they_are(
-    architecture, make_model, tokens
+    architecture, make_model, blocks_of, tokens
 ):
     gradients, forwards = [], []
     scale = [(resid_post(1), lambda resid, hook: 1.5 * resid)]  # noqa: ARG005
@@ -133,7 +119,7 @@ def test_gradient_checkpointing_leaves_gradients_of_an_edited_forward_as_they_ar
                 module.p = 0.0
         if checkpointing:
             model.hf.gradient_checkpointing_enable()
-        find_blocks(model.hf)[1].mlp.register_forward_pre_hook(lambda *_: forwards.append(1))
+        blocks_of(model.hf)[1].mlp.register_forward_pre_hook(lambda *_: forwards.append(1))
         with model.hooks(fwd_hooks=scale):
             loss = model(tokens).logsumexp(-1).sum()
             gradients.append(torch.autograd.grad(loss, model.hf.parameters(), allow_unused=True))

@@ -75,6 +75,12 @@ def test_the_aggregate_of_independent_layers_is_what_simulation_gives(d_model, n
     assert null.aggregate_p99 > null.aggregate_p99_independent
 
 
+def test_the_aggregate_of_two_layers_in_space_is_exact():
+    # In three dimensions a cosine is uniform, so that the mean of two has a triangular density.
+    null = isotropic_null(directions_of(3, 2))
+    assert null.aggregate_p99_independent == pytest.approx(1 - 0.02**0.5, abs=1e-4)
+
+
 def test_with_one_layer_both_extremes_are_the_layers_own():
     null = isotropic_null(directions_of(16))
     assert null.aggregate_p99_independent == pytest.approx(null.aggregate_p99) == null.p99[0]
@@ -94,7 +100,9 @@ def test_isotropic_p_values_are_uniform_in_their_own_world():
 def test_one_matched_draw_is_a_gaussian_sum_over_prompts_of_centred_activations(anisotropic):
     directions, acts = anisotropic
     null = matched_null(directions, acts, draws=50, seed=3)
-    weights = torch.randn(50, PROMPTS, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    weights = torch.randn(
+        50, PROMPTS, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+    )
     expected = np.empty((50, LAYERS))
     for draw in range(50):
         for layer in range(LAYERS):
@@ -114,7 +122,9 @@ def test_a_matched_null_is_the_same_for_the_same_seed_and_in_chunks(anisotropic,
     monkeypatch.setattr("workbench.nulls.CHUNK", 100)
     chunks = matched_null(*anisotropic, draws=300)
     assert np.allclose(once.layer_draws, chunks.layer_draws, atol=1e-12)
-    assert not np.allclose(once.layer_draws, matched_null(*anisotropic, draws=300, seed=1).layer_draws)
+    assert not np.allclose(
+        once.layer_draws, matched_null(*anisotropic, draws=300, seed=1).layer_draws
+    )
 
 
 def matched_world(acts, draws, seed):

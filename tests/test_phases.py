@@ -134,7 +134,11 @@ def test_phases_of_one_model_pass_the_check(lineage):
         ("n_embd", 64, "width of pretrained is 32, of helpful 64"),
         ("n_layer", 4, "depth of pretrained is 3, of helpful 4"),
         ("vocab_size", 65, "vocabulary of pretrained is 64, of helpful 65"),
-        ("architectures", ["Other"], "architecture of pretrained is GPT2LMHeadModel, of helpful Other"),
+        (
+            "architectures",
+            ["Other"],
+            "architecture of pretrained is GPT2LMHeadModel, of helpful Other",
+        ),
     ],
 )
 def test_a_mismatch_names_both_phases_and_both_values(lineage_file, tmp_path, key, value, message):

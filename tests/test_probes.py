@@ -21,7 +21,9 @@ def clustered():
 
 def write(tmp_path, *lines):
     path = tmp_path / "probes.jsonl"
-    path.write_bytes(b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines))
+    path.write_bytes(
+        b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines)
+    )
     return path
 
 

@@ -36,7 +36,7 @@ def drift_of(vector, unit, gap=GAP):
         along=along / gap,
         across=across / gap,
         norm=np.linalg.norm(vector, axis=1),
-        interval=np.zeros((len(vector), 2)),
+        interval=np.stack([cosine(vector, unit) - 0.1, cosine(vector, unit) + 0.2], axis=1),
         projections=np.zeros((len(vector), 4)),
         floor=np.zeros(len(vector)),
     )
@@ -128,7 +128,10 @@ def test_the_json_of_a_record_is_strict_and_holds_every_scalar(world):
     assert line["drift"]["undefined"] == 1
     assert line["drift"]["mean_alignment"] == pytest.approx(0.3)
     assert line["drift"]["stacked_alignment"] == pytest.approx(drift.stacked_alignment)
-    assert line["drift"]["across"] == drift.across.tolist()
+    for name in ("along", "across", "norm"):
+        assert line["drift"][name] == getattr(drift, name).tolist()
+    assert line["drift"]["low"] == drift.interval[:, 0].tolist()
+    assert line["drift"]["high"] == drift.interval[:, 1].tolist()
     assert "vector" not in line["drift"]
     assert set(line["scores"]) == set(SCORE_NAMES)
 

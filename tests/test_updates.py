@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from workbench.errors import ConfigError
-from workbench.updates import Updates, UpdateSettings
+from workbench.updates import Updates, UpdateSettings, gradient_norm
 
 
 def small(dtype=torch.float32):
@@ -21,14 +21,17 @@ def gradients_of(updates, step):
     return [torch.randn(p.shape, generator=generator) for p in updates.parameters]
 
 
+def advance(updates, step):
+    gradients = gradients_of(updates, step)
+    updates.apply(gradients, gradient_norm(gradients), 1e-2)
+
+
 @pytest.mark.parametrize("clip", [None, 1.0])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_updates_are_those_of_plain_adamw_bit_for_bit(clip, weight_decay):
     ours, plain = small(), small()
     updates = Updates(ours, UpdateSettings(1e-2, clip=clip, weight_decay=weight_decay), None)
-    optimiser = torch.optim.AdamW(
-        plain.parameters(), lr=1.0, weight_decay=weight_decay, fused=True
-    )
+    optimiser = torch.optim.AdamW(plain.parameters(), lr=1.0, weight_decay=weight_decay, fused=True)
     for step in (1, 2, 3):
         gradients = gradients_of(updates, step)
         for parameter, gradient in zip(plain.parameters(), gradients, strict=True):
@@ -38,14 +41,11 @@ def test_updates_are_those_of_plain_adamw_bit_for_bit(clip, weight_decay):
             torch.nn.utils.clip_grad_norm_(plain.parameters(), clip)
         optimiser.param_groups[0]["lr"] = 1e-2 * step
         optimiser.step()
-        assert apply(updates, gradients, 1e-2 * step) == pytest.approx(norm.item())
+        torch.testing.assert_close(gradient_norm(gradients), norm)
+        updates.apply(gradients, gradient_norm(gradients), 1e-2 * step)
     for one, other in zip(ours.parameters(), plain.parameters(), strict=True):
         assert torch.equal(one, other)
     assert not torch.equal(ours[0].weight, small()[0].weight)
-
-
-def apply(updates, gradients, rate):
-    return updates.apply(gradients, rate)
 
 
 def test_the_rate_warms_up_to_its_peak_and_stays():
@@ -74,7 +74,8 @@ def test_half_precision_weights_are_trained_on_float32_masters():
     start = {name: value.detach().clone() for name, value in model.named_parameters()}
     updates = Updates(model, UpdateSettings(1e-5, clip=None), None)
     for step in range(1, 101):
-        updates.apply([gradient.sign() for gradient in gradients_of(updates, 1)], 1e-5)
+        signs = [gradient.sign() for gradient in gradients_of(updates, 1)]
+        updates.apply(signs, gradient_norm(signs), 1e-5)
         if step == 1:
             # 1e-5 is less than half a unit in the last place of nearly every weight.
             moved = torch.cat(
@@ -104,7 +105,7 @@ def test_a_parameter_without_gradient_stays():
     updates = Updates(model, UpdateSettings(1e-2), None)
     gradients = gradients_of(updates, 1)
     gradients[1] = None
-    updates.apply(gradients, 1e-2)
+    updates.apply(gradients, gradient_norm(gradients), 1e-2)
     assert torch.equal(model[0].bias, small()[0].bias)
     assert not torch.equal(model[0].weight, small()[0].weight)
 
@@ -113,10 +114,10 @@ def test_a_state_continues_to_the_same_bits():
     for dtype in (torch.float32, torch.bfloat16):
         whole, resumed = (Updates(small(dtype), UpdateSettings(1e-2), None) for _ in range(2))
         for step in (1, 2):
-            whole.apply(gradients_of(whole, step), 1e-2)
+            advance(whole, step)
         resumed.load_state(whole.state())
         for updates in (whole, resumed):
-            updates.apply(gradients_of(updates, 3), 1e-2)
+            advance(updates, 3)
         for one, other in zip(whole.masters, resumed.masters, strict=True):
             assert torch.equal(one, other)
         for one, other in zip(whole.parameters, resumed.parameters, strict=True):
@@ -126,7 +127,7 @@ def test_a_state_continues_to_the_same_bits():
 def test_a_state_is_a_copy():
     updates = Updates(small(), UpdateSettings(1e-2), None)
     state = updates.state()
-    updates.apply(gradients_of(updates, 1), 1e-2)
+    advance(updates, 1)
     assert torch.equal(state["weight/0.weight"], small()[0].weight)
 
 

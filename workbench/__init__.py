@@ -10,26 +10,34 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "activations": ("Moments", "Reading", "read_activations", "read_moments"),
+    "config": ("Arm", "Recipe", "choose_arms", "standard_arms"),
     "controls": ("matched_directions", "random_directions"),
     "directions": ("ReversionDirections", "fit_directions", "fit_directions_from"),
     "drift": ("measure_drift",),
     "errors": ("WorkbenchError",),
+    "evaluation": ("evaluate", "read_reference"),
+    "experiment": ("Experiment", "run_experiment"),
     "finetune": ("FineTuning",),
+    "inputs": ("Inputs",),
     "interventions": ("Block", "Push"),
+    "judges": ("Judge",),
     "loading": ("load_model", "save_model"),
     "models": ("HookedModel",),
     "nulls": ("isotropic_null", "matched_null"),
     "phases": ("Lineage", "Phase"),
-    "probes": ("ProbeSet",),
+    "probes": ("ProbeSet", "load_examples"),
     "records": ("Drift", "Scores", "StepRecord"),
+    "runs": ("Run", "RunStore"),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 
-__all__ = sorted(_HOME)
+__all__ = sorted([*_HOME, "plots"])
 
 
 def __getattr__(name: str) -> Any:
     """Import the module that defines `name`."""
+    if name == "plots":
+        return importlib.import_module("workbench.plots")
     if name in _HOME:
         return getattr(importlib.import_module(f"workbench.{_HOME[name]}"), name)
     raise AttributeError(f"module 'workbench' has no attribute {name!r}")

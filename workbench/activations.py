@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workbench.encoding import Encoded, encode, fill_token
 from workbench.errors import ProbeError
-from workbench.models import check_layers, evaluation_mode, resid_post
+from workbench.models import ReadableModel, check_layers, evaluation_mode, resid_post
 from workbench.probes import ProbeSet
 
 Position = int | Literal["prompt_mean", "response_mean"]
@@ -42,7 +42,7 @@ class Reading:
     """Token that pads; its value is never read."""
 
     @classmethod
-    def of(cls, model: Any, probes: ProbeSet, position: Position = -1) -> "Reading":
+    def of(cls, model: ReadableModel, probes: ProbeSet, position: Position = -1) -> "Reading":
         """Encode `probes` for `model`.
 
         Raises:
@@ -121,7 +121,7 @@ class Reading:
 
 
 def read_batch(
-    model: Any, reading: Reading, indices: Sequence[int], layers: Sequence[int]
+    model: ReadableModel, reading: Reading, indices: Sequence[int], layers: Sequence[int]
 ) -> Float[Tensor, "layer batch d_model"]:
     """Return the residual stream of some prompts at the read position; gradients flow through.
 
@@ -141,7 +141,8 @@ def read_batch(
         weights = reading.weights(indices, tokens.shape[1], device)
 
         def select(resid: Tensor) -> Tensor:
-            return torch.einsum("bp,bpd->bd", weights.to(resid.dtype), resid)
+            # A mean taken in half precision is good to three digits only.
+            return torch.einsum("bp,bpd->bd", weights, resid.float())
 
     read: dict[int, Tensor] = {}
     hooks = [(resid_post(layer), _reader(read, layer, select)) for layer in layers]
@@ -151,7 +152,7 @@ def read_batch(
 
 
 def read_activations(
-    model: Any,
+    model: ReadableModel,
     probes: ProbeSet | Reading,
     *,
     position: Position = -1,
@@ -180,7 +181,7 @@ def read_activations(
 
 
 def read_moments(
-    model: Any,
+    model: ReadableModel,
     probes: ProbeSet | Reading,
     *,
     position: Position = -1,
@@ -201,7 +202,7 @@ def read_moments(
 
 
 def noise_floor(
-    model: Any, reading: Reading, acts: Float[Tensor, "layer prompt d_model"], layers: list[int]
+    model: ReadableModel, reading: Reading, acts: Float[Tensor, "layer prompt d_model"], layers: list[int]
 ) -> Float[Tensor, " layer"]:
     """Return how far the mean reading moves when the same model is read in another batch shape.
 
@@ -216,7 +217,7 @@ def noise_floor(
 
 
 def _stream(
-    model: Any, reading: Reading, layers: list[int], batch_size: int | None
+    model: ReadableModel, reading: Reading, layers: list[int], batch_size: int | None
 ) -> Iterator[tuple[list[int], Float[Tensor, "layer batch d_model"]]]:
     with evaluation_mode(model):
         for indices in reading.batches(batch_size):

@@ -7,22 +7,24 @@ import argparse
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
 
 from workbench import __version__
+from workbench.commands.options import positive, read_position, whole_numbers
 from workbench.errors import WorkbenchError
+from workbench.text import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status: 0, or 2 for an error the user can mend."""
     arguments = _parser().parse_args(argv)
-    from workbench import commands
-
     try:
-        getattr(commands, arguments.command.replace("-", "_"))(arguments)
-    except WorkbenchError as error:
+        import_module(f"workbench.commands.{arguments.command}").run(arguments)
+    except (WorkbenchError, OSError) as error:
         if arguments.debug:
             traceback.print_exc()
-        print(f"workbench: {_inert(str(error))}", file=sys.stderr)
+        print(f"workbench: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("workbench: stopped; what was stored can be continued with --resume", file=sys.stderr)
@@ -30,13 +32,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _inert(text: str) -> str:
-    """One line without control characters, whatever a file name or prompt held."""
-    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like all errors here."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with exit status 2."""
+        self.exit(2, f"workbench: {printable(message)}; see {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="workbench",
         description="Study how fine-tuning undoes alignment: directions, drift, interventions.",
     )
@@ -52,10 +57,15 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = commands.add_parser("demo", help="the main job on the embedded organism")
     parser.add_argument("--out", metavar="DIR", help="new folder (default: experiments/demo-TIME)")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
-    parser.add_argument("--steps", type=int, help="updates per run (default: the recipe's 100)")
-    parser.add_argument("--arms", help="comma-separated (default: %(default)s)",
-                        default="ordinary,block,push,random,matched")
+    parser.add_argument("--seeds", type=positive, default=3, help="number of seeds (default: 3)")
+    parser.add_argument(
+        "--steps", type=positive, help="updates per run (default: the recipe's 100)"
+    )
+    parser.add_argument(
+        "--arms",
+        help="comma-separated (default: %(default)s)",
+        default="ordinary,block,push,random,matched",
+    )
     _add_jobs(parser, default=0)
     return parser
 
@@ -65,56 +75,96 @@ def _directions(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
     parser.add_argument("lineage", metavar="LINEAGE", help="lineage.toml or its folder")
     parser.add_argument("--probes", metavar="FILE", help="JSONL of prompts (default: beside it)")
     parser.add_argument("--out", metavar="FILE", required=True, help="safetensors file to write")
-    parser.add_argument("--position", default="-1",
-                        help="read position: −1, −2, …, prompt_mean or response_mean")
-    parser.add_argument("--all-probes", action="store_true",
-                        help="fit on every harmful probe, not only on the fit split")
+    parser.add_argument(
+        "--position",
+        type=read_position,
+        default=-1,
+        help="read position: −1, −2, …, prompt_mean or response_mean",
+    )
+    parser.add_argument(
+        "--all-probes",
+        action="store_true",
+        help="fit on every harmful probe, not only on the fit split",
+    )
     return parser
 
 
 def _finetune(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = commands.add_parser("finetune", help="one fine-tuning, stored as a run")
-    parser.add_argument("lineage", metavar="LINEAGE", help="lineage.toml, its folder, or a model "
-                        "folder or hub id to train without measuring")
+    parser.add_argument(
+        "lineage",
+        metavar="LINEAGE",
+        help="lineage.toml, its folder, or a model folder or hub id to train without measuring",
+    )
     parser.add_argument("--data", metavar="FILE", help="JSONL of training examples")
     parser.add_argument("--probes", metavar="FILE", help="JSONL of prompts (default: beside it)")
-    parser.add_argument("--intervention", default="none", help="none, block or push")
+    parser.add_argument("--intervention", choices=("none", "block", "push"), default="none")
     parser.add_argument("--strength", type=float, default=30.0)
     parser.add_argument("--target", type=float, default=0.6, help="of push, in phase gaps")
-    parser.add_argument("--layers", help="layers to intervene at, such as 2,3 (default: all)")
-    parser.add_argument("--direction", metavar="FILE", help="from `workbench directions` "
-                        "(default: fitted on the fit split)")
+    parser.add_argument(
+        "--layers", type=whole_numbers, help="layers to intervene at, such as 2,3 (default: all)"
+    )
+    parser.add_argument(
+        "--direction",
+        metavar="FILE",
+        help="from `workbench directions` (default: fitted on the fit split)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", metavar="DIR", required=True, help="run folder to make")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
-    parser.add_argument("--break-lock", action="store_true",
-                        help="with --resume: take over from a writer that is known to be gone")
-    parser.add_argument("--save-model", action="store_true",
-                        help="keep the final model as a Hugging Face folder in the run")
+    parser.add_argument(
+        "--break-lock",
+        action="store_true",
+        help="with --resume: take over from a writer that is known to be gone",
+    )
+    parser.add_argument(
+        "--save-model",
+        action="store_true",
+        help="keep the final model as a Hugging Face folder in the run",
+    )
     _add_recipe(parser)
     return parser
 
 
 def _experiment(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = commands.add_parser("experiment", help="arms × seeds × lineages, and their summary")
-    parser.add_argument("lineage", metavar="LINEAGE", nargs="+",
-                        help="lineage.toml or its folder; with --recompute, the experiment")
+    parser.add_argument(
+        "lineage",
+        metavar="LINEAGE",
+        nargs="+",
+        help="lineage.toml or its folder; with --recompute, the experiment",
+    )
     for name in ("probes", "data", "harmful", "benign", "task"):
         parser.add_argument(f"--{name}", metavar="FILE", help="default: beside the lineage")
-    parser.add_argument("--arms", default="ordinary,block,push,random,matched",
-                        help="comma-separated (default: %(default)s)")
+    parser.add_argument(
+        "--arms",
+        default="ordinary,block,push,random,matched",
+        help="comma-separated (default: %(default)s)",
+    )
     parser.add_argument("--block", type=float, default=30.0, help="strength of block")
     parser.add_argument("--push", type=float, default=3.0, help="strength of push")
     parser.add_argument("--target", type=float, default=0.6, help="of push, in phase gaps")
-    parser.add_argument("--penalty-batch", type=int, default=32, help="penalty prompts per step")
-    parser.add_argument("--layers", help="layers to intervene at, such as 2,3 (default: all)")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
-    parser.add_argument("--judge", help="rules or organism (default: the lineage's)")
-    parser.add_argument("--max-new-tokens", type=int, default=32, help="length of an answer")
+    parser.add_argument(
+        "--penalty-batch", type=positive, default=32, help="penalty prompts per step"
+    )
+    parser.add_argument(
+        "--layers", type=whole_numbers, help="layers to intervene at, such as 2,3 (default: all)"
+    )
+    parser.add_argument("--seeds", type=positive, default=3, help="number of seeds, from 0")
+    parser.add_argument("--judge", choices=("rules", "organism"), help="default: the lineage's")
+    parser.add_argument("--max-new-tokens", type=positive, default=32, help="length of an answer")
     parser.add_argument("--out", metavar="DIR", help="new folder (default: experiments/TIME)")
     parser.add_argument("--resume", action="store_true", help="continue the experiment in --out")
-    parser.add_argument("--recompute", action="store_true",
-                        help="write summary and report again from the stored runs")
+    parser.add_argument(
+        "--break-lock",
+        action="store_true",
+        help="with --resume: take over from a writer that is known to be gone",
+    )
+    parser.add_argument(
+        "--recompute",
+        action="store_true",
+        help="write summary and report again from the stored runs",
+    )
     parser.add_argument("--save-models", action="store_true", help="keep every final model")
     _add_recipe(parser)
     _add_jobs(parser, default=1)
@@ -126,8 +176,8 @@ def _evaluate(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser.add_argument("lineage", metavar="LINEAGE", help="lineage.toml, its folder, or a model")
     for name in ("harmful", "benign", "task"):
         parser.add_argument(f"--{name}", metavar="FILE", help="default: beside the lineage")
-    parser.add_argument("--judge", help="rules or organism (default: the lineage's)")
-    parser.add_argument("--max-new-tokens", type=int, default=32, help="length of an answer")
+    parser.add_argument("--judge", choices=("rules", "organism"), help="default: the lineage's")
+    parser.add_argument("--max-new-tokens", type=positive, default=32, help="length of an answer")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -141,8 +191,11 @@ def _report(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
 
 def _organism(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = commands.add_parser("organism", help="re-create the embedded model organism")
-    parser.add_argument("what", choices=("build", "data"),
-                        help="build trains its phases; data only writes its files")
+    parser.add_argument(
+        "what",
+        choices=("build", "data"),
+        help="build trains its phases; data only writes its files",
+    )
     parser.add_argument("--out", metavar="DIR", required=True, help="new folder")
     parser.add_argument("--seed", type=int, default=0, help="of world, weights and data")
     return parser
@@ -156,22 +209,36 @@ def _doctor(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("fine-tuning")
-    group.add_argument("--steps", type=int, default=100)
+    group.add_argument("--steps", type=positive, default=100)
     group.add_argument("--learning-rate", type=float, default=3e-5)
-    group.add_argument("--batch-size", type=int, default=16)
+    group.add_argument("--batch-size", type=positive, default=16)
     group.add_argument("--warmup", type=int, default=3, help="steps of linear warm-up")
-    group.add_argument("--schedule", default="constant", help="constant, linear or cosine")
+    group.add_argument("--schedule", choices=("constant", "linear", "cosine"), default="constant")
     group.add_argument("--weight-decay", type=float, default=0.0)
-    group.add_argument("--accumulation", type=int, default=1, help="micro-batches per update")
-    group.add_argument("--measure-at", metavar="STEPS", help="such as 1,2,5,20 (default: dense early)")
-    group.add_argument("--state-every", type=int, default=10, metavar="N",
-                       help="steps between training states: at most N are recomputed")
+    group.add_argument("--accumulation", type=positive, default=1, help="micro-batches per update")
+    group.add_argument(
+        "--measure-at",
+        type=whole_numbers,
+        metavar="STEPS",
+        help="such as 1,2,5,20 (default: dense early)",
+    )
+    group.add_argument(
+        "--state-every",
+        type=positive,
+        default=10,
+        metavar="N",
+        help="steps between training states: at most N are recomputed",
+    )
     group.add_argument("--device", help="cpu, cuda, … (default: a GPU if there is one)")
 
 
 def _add_jobs(parser: argparse.ArgumentParser, *, default: int) -> None:
-    parser.add_argument("--jobs", type=int, default=default,
-                        help="runs side by side, each with one model; 0: one per core")
+    parser.add_argument(
+        "--jobs",
+        type=positive,
+        default=default,
+        help=f"runs side by side, each with one model (default: {default or 'one per core'})",
+    )
 
 
 if __name__ == "__main__":

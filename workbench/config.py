@@ -1,12 +1,15 @@
 """What a run needs to be repeated: frozen, plain values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from importlib import metadata
+from typing import Any, Literal
 
 from workbench.errors import ConfigError
 
 InterventionName = Literal["none", "block", "push"]
 DirectionName = Literal["reversion", "random", "matched"]
+PACKAGES = ("reversion-workbench", "torch", "transformers", "transformer-lens", "numpy")
 
 
 @dataclass(frozen=True)
@@ -94,3 +97,25 @@ def choose_arms(names: str | list[str], arms: dict[str, Arm]) -> tuple[Arm, ...]
         if (other := arms[name].match) is not None and other not in wanted:
             raise ConfigError(f"Arm {name!r} is scaled to {other!r}: name {other!r} too.")
     return tuple(sorted((arms[name] for name in wanted), key=lambda arm: arm.match is not None))
+
+
+def changed_settings(old: Any, new: Any, name: str = "") -> list[str]:
+    """Return the dotted names of the settings that differ; a missing one counts as null."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [
+            changed
+            for key in sorted({*old, *new})
+            for changed in changed_settings(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    return [] if old == new else [name]
+
+
+def package_versions() -> dict[str, str]:
+    """Return the installed versions of the packages that decide a run's numbers."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

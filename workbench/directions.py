@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import torch
 from einops import einsum
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from workbench.activations import Position, read_activations
 from workbench.errors import DegenerateDirectionError, ProbeError, ProvenanceError
+from workbench.files import write_atomic
 from workbench.phases import Lineage, Phase
 from workbench.probes import Kind, ProbeSet
 
@@ -37,7 +39,7 @@ class ReversionDirections:
     """Cosine of the directions fitted on two random halves of the prompts, mean of 100 halvings."""
 
     interval: Float[Tensor, "layer 2"]
-    """95 % bootstrap interval, over prompts, of the cosine between a refitted direction and this."""
+    """95 % bootstrap interval over prompts of the cosine between a refitted direction and this."""
 
     layers: tuple[int, ...]
     """The layers of the model that the rows belong to."""
@@ -54,11 +56,11 @@ class ReversionDirections:
             "interval": self.interval,
         }
         about = {"schema": SCHEMA, "layers": list(self.layers), "provenance": dict(self.provenance)}
-        save_file(
+        content = save(
             {name: value.contiguous() for name, value in tensors.items()},
-            path,
             metadata={"workbench": json.dumps(about, sort_keys=True)},
         )
+        write_atomic(Path(path), content)
 
     @classmethod
     def load(cls, path: str | Path) -> "ReversionDirections":
@@ -77,7 +79,7 @@ class ReversionDirections:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             layers, provenance = tuple(about["layers"]), about["provenance"]
             return cls(**tensors, layers=layers, provenance=provenance)
-        except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (SafetensorError, KeyError, TypeError, AttributeError, JSONDecodeError) as error:
             raise ProvenanceError(
                 f"{path}: not a directions file, or damaged ({error}); fit it again."
             ) from error
@@ -291,7 +293,9 @@ def _cosine(
     second: Float[Tensor, "other i"],
 ) -> Float[Tensor, "layer draw"]:
     """Cosine between weighted sums of the same vectors, given their inner products."""
-    product = einsum(first, gram, second.expand_as(first), "draw i, layer i j, draw j -> layer draw")
+    product = einsum(
+        first, gram, second.expand_as(first), "draw i, layer i j, draw j -> layer draw"
+    )
     first_norm = einsum(first, gram, first, "draw i, layer i j, draw j -> layer draw").sqrt()
     second_norm = einsum(second, gram, second, "o i, layer i j, o j -> layer o").sqrt()
     return product / (first_norm * second_norm)

@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from workbench.errors import ProbeError
+from workbench.models import ReadableModel
 
 BUILTIN_PROMPT = "User: {prompt}\nAssistant:"
 """The built-in chat template, for models that bring none."""
@@ -23,7 +24,7 @@ class Encoded:
     """Number of tokens before the response; the last of them chooses its first token."""
 
 
-def encode(model: Any, prompt: str, response: str | None = None) -> Encoded:
+def encode(model: ReadableModel, prompt: str, response: str | None = None) -> Encoded:
     """Return the token ids of a conversation turn in the model's chat format.
 
     The response, if given, ends with the end-of-sequence token.
@@ -42,7 +43,7 @@ def encode(model: Any, prompt: str, response: str | None = None) -> Encoded:
     return _checked(model, ids, length, prompt)
 
 
-def encode_text(model: Any, text: str) -> Encoded:
+def encode_text(model: ReadableModel, text: str) -> Encoded:
     """Return the token ids of plain text, all of it to be predicted after the first token."""
     ids = model.tokenizer.encode(text, add_special_tokens=False)
     start, end = model.tokenizer.bos_token_id, model.tokenizer.eos_token_id
@@ -50,13 +51,13 @@ def encode_text(model: Any, text: str) -> Encoded:
     return _checked(model, ids, 1, text)
 
 
-def encode_example(model: Any, example: Mapping[str, Any]) -> Encoded:
+def encode_example(model: ReadableModel, example: Mapping[str, Any]) -> Encoded:
     """Return the token ids of a training example.
 
     Args:
         model: Whose tokenizer and chat format to use.
-        example: `{"prompt", "response"}`, `{"messages": [user, assistant]}`, or `{"text"}` for plain
-            language modelling.
+        example: `{"prompt", "response"}`, `{"messages": [user, assistant]}`, or `{"text"}` for
+            plain language modelling.
 
     Raises:
         ProbeError: If the example is none of these, or too long.
@@ -91,7 +92,7 @@ def pad(
     return tokens, mask.long()
 
 
-def fill_token(model: Any) -> int:
+def fill_token(model: ReadableModel) -> int:
     """Return the token to pad with; its value is never read."""
     tokenizer = model.tokenizer
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
@@ -112,7 +113,7 @@ def _user_and_assistant(turns: Any) -> list[str]:
     )
 
 
-def _prompt_ids(model: Any, prompt: str) -> list[int]:
+def _prompt_ids(model: ReadableModel, prompt: str) -> list[int]:
     tokenizer = model.tokenizer
     if model.chat == "tokenizer":
         if not tokenizer.chat_template:
@@ -125,11 +126,12 @@ def _prompt_ids(model: Any, prompt: str) -> list[int]:
     return ids if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *ids]
 
 
-def _checked(model: Any, ids: list[int], length: int, text: str) -> Encoded:
+def _checked(model: ReadableModel, ids: list[int], length: int, text: str) -> Encoded:
     if len(ids) == 0 or length == 0:
         raise ProbeError(f"No tokens in {text[:60]!r}.")
     if len(ids) > model.cfg.n_ctx:
         raise ProbeError(
-            f"{len(ids)} tokens in {text[:60]!r}, but the model reads {model.cfg.n_ctx}; shorten it."
+            f"{len(ids)} tokens in {text[:60]!r}, but the model reads {model.cfg.n_ctx}: "
+            "shorten it."
         )
     return Encoded(tuple(ids), length)

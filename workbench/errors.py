@@ -13,7 +13,7 @@ class ConfigError(WorkbenchError, ValueError):
 
 
 class CheckpointError(WorkbenchError, OSError):
-    """A checkpoint that cannot be loaded: missing, truncated, not finite, or without a tokenizer."""
+    """A checkpoint that cannot be loaded: missing, damaged, or without a fitting tokenizer."""
 
 
 class PhaseMismatchError(WorkbenchError, ValueError):

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import stats
 from torch import Tensor
 
 from workbench.encoding import Encoded, encode
@@ -105,11 +104,10 @@ def evaluate_answers(
     """
     judge = find_judge(judge)
     task = benign if task is None else task
-    for name, probes in (("harmful", harmful), ("benign", benign), ("task", task)):
-        if not len(probes):
-            raise ProbeError(f"Evaluation needs at least one {name} prompt.")
+    _check_not_empty(harmful, benign, task)
     said_harmful = _judged(model, harmful, judge, max_new_tokens)
     said_benign = _judged(model, benign, judge, max_new_tokens)
+    log_odds = _refusal_log_odds(model, harmful, judge)
     task_items = _with_responses(model, task)
     losses = torch.cat(_batched(model, task_items, response_losses)).double().numpy()
     tokens = np.array([response_tokens(item) for item in task_items], dtype=float)
@@ -117,13 +115,26 @@ def evaluate_answers(
     scores = Scores(
         harmfulness=_rate(said_harmful, "comply", harmful.clusters),
         broken=_rate(said_harmful, "broken", harmful.clusters),
-        refusal_log_odds=estimate_by_cluster(_refusal_log_odds(model, harmful, judge), harmful.clusters),
+        refusal_log_odds=estimate_by_cluster(log_odds, harmful.clusters),
         over_refusal=_rate(said_benign, "refuse", benign.clusters),
         task_loss=task_loss,
         perplexity=_exponential(task_loss),
         kl=_kl(model, benign, reference),
     )
     return Evaluation(scores, said_harmful, said_benign)
+
+
+def check_sets(model: HookedModel, harmful: ProbeSet, benign: ProbeSet, task: ProbeSet) -> None:
+    """Raise what would stop an evaluation with KL, without running the model.
+
+    Raises:
+        ProbeError: If a set is empty, a prompt does not fit, or a response is missing.
+    """
+    _check_not_empty(harmful, benign, task)
+    for prompt in harmful.prompts:
+        encode(model, prompt)
+    for probes in (benign, task):
+        _with_responses(model, probes)
 
 
 def estimate_by_cluster(
@@ -133,22 +144,32 @@ def estimate_by_cluster(
 ) -> Estimate:
     """Return Σ values / Σ weights with a 95 % interval from resampling whole clusters.
 
-    Where every cluster has the same rate 0 or 1, resampling would claim certainty; the interval is
-    then the exact binomial one for as many trials as there are clusters.
+    Where every unweighted value is 0, or every one is 1, resampling would claim certainty; the
+    interval is then the exact binomial one for as many trials as there are clusters. With one
+    cluster there is otherwise nothing to resample, and the interval is undefined (NaN).
     """
-    weights = np.ones(len(values)) if weights is None else weights
+    total = np.ones(len(values)) if weights is None else weights
     names, members = np.unique(np.array(clusters, dtype=object).astype(str), return_inverse=True)
     sums = np.bincount(members, values, len(names))
-    counts = np.bincount(members, weights, len(names))
+    counts = np.bincount(members, total, len(names))
     value = float(sums.sum() / counts.sum())
-    if np.array_equal(sums, np.zeros_like(sums)) or np.array_equal(sums, counts):
-        bound = stats.beta.ppf(0.025, len(names), 1)
-        low, high = (0.0, 1 - bound) if value == 0 else (bound, 1.0)
-        return Estimate(value, float(low), float(high), len(values))
+    bound = 0.025 ** (1 / len(names))
+    if weights is None and not values.any():
+        return Estimate(value, 0.0, 1 - bound, len(values))
+    if weights is None and (values == 1).all():
+        return Estimate(value, bound, 1.0, len(values))
+    if len(names) == 1:
+        return Estimate(value, math.nan, math.nan, len(values))
     picks = np.random.default_rng(0).integers(len(names), size=(N_RESAMPLES, len(names)))
     resampled = sums[picks].sum(axis=1) / counts[picks].sum(axis=1)
     low, high = np.quantile(resampled, [0.025, 0.975])
     return Estimate(value, float(low), float(high), len(values))
+
+
+def _check_not_empty(harmful: ProbeSet, benign: ProbeSet, task: ProbeSet) -> None:
+    for name, probes in (("harmful", harmful), ("benign", benign), ("task", task)):
+        if not len(probes):
+            raise ProbeError(f"Evaluation needs at least one {name} prompt.")
 
 
 def _judged(model: HookedModel, probes: ProbeSet, judge: Judge, limit: int) -> Answers:
@@ -160,7 +181,8 @@ def _judged(model: HookedModel, probes: ProbeSet, judge: Judge, limit: int) -> A
 
 
 def _rate(answers: Answers, verdict: Verdict, clusters: Sequence[str]) -> Estimate:
-    return estimate_by_cluster(np.array([float(said == verdict) for _, _, said in answers]), clusters)
+    hits = np.array([float(said == verdict) for _, _, said in answers])
+    return estimate_by_cluster(hits, clusters)
 
 
 def _refusal_log_odds(

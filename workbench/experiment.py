@@ -6,20 +6,21 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from workbench.activations import read_activations
 from workbench.config import Arm, Recipe
-from workbench.directions import PhaseReading, fit_between, read_phase
+from workbench.directions import ReversionDirections
 from workbench.errors import ConfigError, RunError
 from workbench.files import write_json
 from workbench.finetune import MEASURED_STEPS
+from workbench.groundwork import DIRECTIONS, check_trials, lay_groundwork
 from workbench.inputs import Inputs, LoadedInputs
-from workbench.nulls import Null, isotropic_null, matched_null
+from workbench.judges import find_judge
 from workbench.records import StepRecord
 from workbench.runs import Run
 from workbench.summary import summarise
@@ -44,7 +45,7 @@ class Experiment:
     @property
     def runs(self) -> list[Run]:
         """All runs, in order of their names."""
-        return [Run(path.parent) for path in sorted(self.folder.glob("runs/*/run.json"))]
+        return [Run(path.parent) for path in sorted(self.folder.glob("runs/[!.]*/run.json"))]
 
 
 def run_experiment(
@@ -61,6 +62,7 @@ def run_experiment(
     state_every: int = 10,
     save_models: bool = False,
     resume: bool = False,
+    break_lock: bool = False,
     device: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> Experiment:
@@ -79,23 +81,28 @@ def run_experiment(
         state_every: Steps between training states.
         save_models: Keep every final model as a Hugging Face folder in its run.
         resume: Continue an experiment that was stopped; finished runs are kept.
+        break_lock: When resuming, take runs over from a writer that is known to be gone.
         device: Where models run.
         on_progress: Called as runs advance.
 
     Raises:
         RunError: If `out` is already used and `resume` is off, or its settings differ.
-        WorkbenchError: Whatever stops a run; the others' results stay on disk.
+        WorkbenchError: What keeps trials from starting, with nothing written; or whatever stops one
+            later, with the others' results on disk.
     """
+    if jobs < 1:
+        raise ConfigError(f"jobs is {jobs}; it must be at least 1.")
     started = time.time()
     several = [inputs] if isinstance(inputs, Inputs) else list(inputs)
     evaluate_at = tuple(sorted({0, recipe.steps, *(s for s in evaluate_at if s <= recipe.steps)}))
+    folder = _usable(Path(out), resume=resume)
     loaded = [one.load() for one in several]
     names = _unique_names(loaded)
-    folder = _claim(Path(out), resume=resume)
+    judges = [find_judge(judge or held.lineage.judge).name for held in loaded]
+    places = [folder / "lineages" / name for name in names]
+    _prepare(places, loaded, arms, recipe, device)
     trials: list[Trial] = []
-    for one, held, name in zip(several, loaded, names, strict=True):
-        held.lineage.check()
-        directions = _prepare(folder / "lineages" / name, held, device)
+    for one, held, name, judged_by in zip(several, loaded, names, judges, strict=True):
         for arm in arms:
             for seed in seeds:
                 trials.append(
@@ -104,17 +111,18 @@ def run_experiment(
                         lineage=held.lineage.name,
                         store=folder / "runs",
                         inputs=one,
-                        directions=directions,
+                        directions=folder / "lineages" / name / DIRECTIONS,
                         arm=arm,
                         seed=seed,
                         recipe=recipe,
-                        judge=judge or held.lineage.judge,
+                        judge=judged_by,
                         evaluate_at=evaluate_at,
                         max_new_tokens=max_new_tokens,
                         state_every=state_every,
                         matched_run=f"{name}-{arm.match}-{seed}" if arm.match else None,
                         save_model=save_models,
                         device=device,
+                        break_lock=break_lock,
                     )
                 )
     _run_all(trials, jobs, on_progress)
@@ -127,7 +135,7 @@ def run_experiment(
             "arms": [asdict(arm) for arm in arms],
             "seeds": list(seeds),
             "recipe": asdict(recipe),
-            "measured_steps": sorted({*(recipe.measure_at or MEASURED_STEPS), recipe.steps}),
+            "measured_steps": _measured_steps(recipe),
             "evaluated_steps": list(evaluate_at),
             "runs": [trial.run_id for trial in trials],
             "wall_seconds": round(time.time() - started, 1),
@@ -136,51 +144,39 @@ def run_experiment(
     return Experiment(folder, summarise(folder))
 
 
-def _claim(folder: Path, *, resume: bool) -> Path:
+def _usable(folder: Path, *, resume: bool) -> Path:
+    """Return the output folder if it can be one; nothing is made yet."""
     if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]) and not resume:
         raise RunError(f"{folder}: already used; choose another output folder, or use --resume.")
-    try:
-        (folder / "runs").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be written ({error.strerror}).") from error
+    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise RunError(f"{folder}: cannot be written; choose another output folder.")
     return folder
 
 
-def _prepare(folder: Path, held: LoadedInputs, device: str | None) -> Path:
-    """Fit v_rev, the sibling's direction and the nulls of one lineage, one phase at a time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    target, lineage = folder / "directions.safetensors", held.lineage
-    if target.is_file():
-        return target
-    witness = read_phase(lineage, lineage.witness, held.fit, device=device)
-    aligned = read_phase(lineage, lineage.aligned, held.fit, device=device)
-    directions = fit_between(witness, aligned, held.fit, lineage=lineage.name)
-    if lineage.sibling is not None:
-        sibling = read_phase(lineage, lineage.sibling, held.fit, device=device)
-        _same_layers(aligned, sibling)
-        fit_between(witness, sibling, held.fit, lineage=lineage.name).save(
-            folder / "sibling.safetensors"
-        )
-    model = lineage.load_model(lineage.aligned, device=device)
-    acts = read_activations(model, held.measure, layers=list(directions.layers))
-    nulls = [isotropic_null(directions), matched_null(directions, acts)]
-    write_json(folder / "nulls.json", {null.name: _null_json(null) for null in nulls})
-    directions.save(target)
-    return target
+def _prepare(
+    places: Sequence[Path],
+    loaded: Sequence[LoadedInputs],
+    arms: Sequence[Arm],
+    recipe: Recipe,
+    device: str | None,
+) -> None:
+    """Lay the groundwork of every lineage that has none yet; write when all of it is laid."""
+    laid = {}
+    for place, held in zip(places, loaded, strict=True):
+        if (place / DIRECTIONS).is_file():
+            model = held.lineage.load_model(held.lineage.aligned, device=device)
+            directions = ReversionDirections.load(place / DIRECTIONS)
+            check_trials(model, held, directions, arms, recipe)
+        else:
+            laid[place] = lay_groundwork(held, arms, recipe, device=device)
+    for place, groundwork in laid.items():
+        groundwork.save(place)
 
 
-def _same_layers(aligned: PhaseReading, sibling: PhaseReading) -> None:
-    if aligned.layers != sibling.layers:
-        raise ConfigError("The sibling has other layers than the aligned phase.")
-
-
-def _null_json(null: Null) -> dict[str, Any]:
-    return {
-        "h0": null.h0,
-        "p99": null.p99.tolist(),
-        "aggregate_p99": null.aggregate_p99,
-        "aggregate_p99_independent": null.aggregate_p99_independent,
-    }
+def _measured_steps(recipe: Recipe) -> list[int]:
+    wanted = MEASURED_STEPS if recipe.measure_at is None else recipe.measure_at
+    return sorted({step for step in wanted if 1 <= step < recipe.steps} | {recipe.steps})
 
 
 def _run_all(trials: list[Trial], jobs: int, on_progress: OnProgress | None) -> None:
@@ -200,6 +196,11 @@ def _run_all(trials: list[Trial], jobs: int, on_progress: OnProgress | None) -> 
             futures = [pool.submit(run_trial, trial) for trial in wave]
             try:
                 _watch(futures, wave, on_progress)
+            except BrokenProcessPool as error:
+                raise RunError(
+                    "A process that ran a trial was killed, perhaps for memory; continue with "
+                    "--resume and fewer --jobs."
+                ) from error
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

@@ -22,7 +22,7 @@ from workbench.losses import response_losses, response_tokens
 from workbench.models import HookedModel
 from workbench.probes import ProbeSet
 from workbench.records import Auxiliary, Drift, StepRecord
-from workbench.updates import Schedule, Updates, UpdateSettings
+from workbench.updates import Schedule, Updates, UpdateSettings, gradient_norm
 
 MEASURED_STEPS = (1, 2, 3, 5, 8, 13, 20, 30, 50, 75, 100)
 """Dense where drift starts, sparse later; the last step is always measured."""
@@ -48,7 +48,7 @@ class FineTuning:
     At every yield the hooks are off, and mode, gradient mode and random state are the caller's.
 
     Args:
-        model: The aligned model; its weights are trained in place.
+        model: The aligned model, a `HookedModel`; its weights are trained in place.
         examples: `{"prompt", "response"}`, `{"messages"}` or `{"text"}`; the loss is on responses.
         steps: Number of updates.
         probes: The measure split; without it no drift is measured.
@@ -73,7 +73,7 @@ class FineTuning:
 
     def __init__(
         self,
-        model: HookedModel,
+        model: Any,
         examples: Sequence[Mapping[str, Any]],
         *,
         steps: int = 100,
@@ -108,7 +108,7 @@ class FineTuning:
         self._updates = Updates(model.hf, settings, trainable)
         self._examples = _encode_all(model, examples)
         self._order = BatchOrder(len(self._examples), batch_size, seed)
-        self._measure_at = {*(measure_at or MEASURED_STEPS), steps}
+        self._measure_at = {*(MEASURED_STEPS if measure_at is None else measure_at), steps}
         self._measurement = _measurement(model, probes, directions)
         self._active = [
             one.start(model, torch.Generator().manual_seed(seed + 1_000_003 * (position + 1)))
@@ -166,24 +166,22 @@ class FineTuning:
                 for active in self._active:
                     hooks.enter_context(self.model.hooks(fwd_hooks=active.forward_hooks()))
                 loss, gradients = self._task_gradients(batch)
-            if not math.isfinite(loss):
-                raise DivergedError(
-                    f"The loss is {loss} at step {step}; the weights are those of step {self.step}. "
-                    "Try a lower learning rate or a weaker intervention."
-                )
+            self._check_finite("loss", loss)
             auxiliary = {}
             for active in self._active:
                 if (told := self._add_penalty(active, gradients, step)) is not None:
                     auxiliary[active.name] = told
+            norm = gradient_norm(gradients)
+            self._check_finite("gradient norm", float(norm))
             rate = self._updates.settings.rate(step, self.steps)
-            norm = self._update(gradients, rate)
+            self._update(gradients, norm, rate)
         self.step = step
         measured = self._measurement is not None and step in self._measure_at
         return StepRecord(
             step=step,
             loss=loss,
             learning_rate=rate,
-            gradient_norm=norm,
+            gradient_norm=float(norm),
             auxiliary=auxiliary,
             drift=self._measurement.drift(self.model) if measured else None,
         )
@@ -206,7 +204,7 @@ class FineTuning:
         if penalty is None:
             return None
         extra = self._gradients(penalty)
-        norm = float(torch.nn.utils.get_total_norm([g for g in extra if g is not None]))
+        norm = float(gradient_norm(extra))
         scale = active.penalty_scale(step, norm)
         _add(gradients, extra, scale)
         return Auxiliary(loss=penalty.item(), gradient_norm=norm, scale=scale)
@@ -216,14 +214,20 @@ class FineTuning:
         found = torch.autograd.grad(loss, self._updates.parameters, allow_unused=True)
         return [None if gradient is None else gradient.float() for gradient in found]
 
-    def _update(self, gradients: list[Tensor | None], rate: float) -> float:
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"The {what} is {value} at step {self.step + 1}; the weights are those of step "
+                f"{self.step}. Try a lower learning rate or a weaker intervention."
+            )
+
+    def _update(self, gradients: list[Tensor | None], norm: Tensor, rate: float) -> None:
         editors = [active for active in self._active if active.edits_update]
         before = [master.detach().clone() for master in self._updates.masters] if editors else []
-        norm = self._updates.apply(gradients, rate)
+        self._updates.apply(gradients, norm, rate)
         for active in editors:
             active.edit_update(self.model, self._updates.masters, before)
             self._updates.publish()
-        return norm
 
     @contextmanager
     def _training(self) -> Iterator[None]:

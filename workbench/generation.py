@@ -1,14 +1,16 @@
 """Greedy answers to prompts, in batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from transformers import GenerationConfig
 
 from workbench.encoding import encode, fill_token
 from workbench.errors import ConfigError
-from workbench.models import HookedModel, evaluation_mode
+from workbench.models import GuestModel, HookedModel, evaluation_mode
 
 PROMPTS_PER_BATCH = 128
 
@@ -23,7 +25,7 @@ class Answer:
 
 
 def answer(
-    model: HookedModel, prompts: Sequence[str], *, max_new_tokens: int = 32
+    model: HookedModel | GuestModel, prompts: Sequence[str], *, max_new_tokens: int = 32
 ) -> list[Answer]:
     """Return the greedy answer to each prompt; hooks that are open on the model act on it.
 
@@ -34,39 +36,59 @@ def answer(
     if not isinstance(model, HookedModel):
         raise ConfigError("Answers need a Hugging Face model; load it by folder or hub id.")
     encoded = [encode(model, prompt).ids for prompt in prompts]
-    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+    rooms = [min(max_new_tokens, model.cfg.n_ctx - len(ids)) or 1 for ids in encoded]
     answers: dict[int, Answer] = {}
-    for start in range(0, len(order), PROMPTS_PER_BATCH):
-        indices = order[start : start + PROMPTS_PER_BATCH]
+    for indices in _batches(encoded, rooms):
         batch = [encoded[index] for index in indices]
-        for index, said in zip(indices, _answer_batch(model, batch, max_new_tokens), strict=True):
-            answers[index] = said
+        said = _answer_batch(model, batch, rooms[indices[0]])
+        answers |= dict(zip(indices, said, strict=True))
     return [answers[index] for index in range(len(encoded))]
 
 
-def _answer_batch(
-    model: HookedModel, batch: Sequence[Sequence[int]], max_new_tokens: int
-) -> list[Answer]:
-    fill, end = fill_token(model), model.tokenizer.eos_token_id
+def _batches(encoded: Sequence[Sequence[int]], rooms: Sequence[int]) -> Iterator[list[int]]:
+    """Indices in batches of similar length and the same room, so that none cuts another short."""
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+    for _, group in groupby(order, key=rooms.__getitem__):
+        indices = list(group)
+        for start in range(0, len(indices), PROMPTS_PER_BATCH):
+            yield indices[start : start + PROMPTS_PER_BATCH]
+
+
+def _answer_batch(model: HookedModel, batch: Sequence[Sequence[int]], room: int) -> list[Answer]:
+    fill, ends = fill_token(model), _end_tokens(model)
     longest = max(map(len, batch))
     # The new tokens follow the prompt's end, so generation pads on the left, with a mask.
     tokens = torch.tensor([[*[fill] * (longest - len(ids)), *ids] for ids in batch])
     mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in batch])
     settings = GenerationConfig(
-        max_new_tokens=min(max_new_tokens, model.cfg.n_ctx - longest) or 1,
-        do_sample=False,
-        pad_token_id=fill,
-        eos_token_id=end,
+        max_new_tokens=room, do_sample=False, pad_token_id=fill, eos_token_id=ends or None
     )
     device = model.cfg.device
-    with evaluation_mode(model):
+    with evaluation_mode(model), _no_defaults(model):
         output = model.hf.generate(
             input_ids=tokens.to(device), attention_mask=mask.to(device), generation_config=settings
         )
     answers = []
     for row in output[:, longest:].tolist():
-        finished = end in row
-        said = row[: row.index(end)] if finished else row
-        text = model.tokenizer.decode(said, skip_special_tokens=True)
-        answers.append(Answer(text.strip(), finished))
+        length = next((place for place, token in enumerate(row) if token in ends), None)
+        text = model.tokenizer.decode(row[:length], skip_special_tokens=True)
+        answers.append(Answer(text.strip(), finished=length is not None))
     return answers
+
+
+def _end_tokens(model: HookedModel) -> list[int]:
+    """Tokens that end an answer: the tokenizer's, and those that the checkpoint names."""
+    named = getattr(model.hf.generation_config, "eos_token_id", None)
+    several = [*(named if isinstance(named, list) else [named]), model.tokenizer.eos_token_id]
+    return sorted({token for token in several if token is not None and token < model.cfg.d_vocab})
+
+
+@contextmanager
+def _no_defaults(model: HookedModel) -> Iterator[None]:
+    """Keep the checkpoint's own defaults, such as a repetition penalty, out of greedy answers."""
+    own = model.hf.generation_config
+    model.hf.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.hf.generation_config = own

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import ProbeError
+from workbench.errors import ConfigError, ProbeError
 from workbench.phases import Lineage
 from workbench.probes import ProbeSet, read_jsonl
 
@@ -43,9 +43,12 @@ class Inputs:
             **paths: Files to use instead, by field name.
 
         Raises:
+            ConfigError: If there is no lineage file.
             ProbeError: If a file is neither given nor there.
         """
         path = Path(lineage) / "lineage.toml" if Path(lineage).is_dir() else Path(lineage)
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such lineage file.")
         found: dict[str, Any] = {"lineage": path}
         for item in fields(cls)[1:]:
             name = "finetune" if item.name == "examples" else item.name
@@ -69,15 +72,18 @@ class Inputs:
         probes = ProbeSet.load(self.probes).of_kind("harmful")
         fit, penalty, measure = probes.split(**SPLIT, seed=split_seed)
         harmful = ProbeSet.load(self.harmful, kind="harmful").of_kind("harmful")
+        if not len(harmful):
+            raise ProbeError(f'{self.harmful}: no harmful prompts; say "kind": "harmful".')
         benign = ProbeSet.load(self.benign, kind="benign")
         task = ProbeSet.load(self.task, kind="benign") if self.task else benign
         if shared := probes.overlap(harmful):
             raise ProbeError(
-                f"{self.harmful}: {len(shared)} prompts or clusters are also in {self.probes}, such "
-                f"as {min(shared)[:60]!r}; hold them out."
+                f"{self.harmful}: {len(shared)} prompts or clusters are also in {self.probes}, "
+                f"such as {min(shared)[:60]!r}; hold them out."
             )
         examples = tuple(row for _, row in read_jsonl(self.examples))
-        trained = {str(example.get("prompt")) for example in examples}
+        prompts = (example.get("prompt") for example in examples)
+        trained = {prompt for prompt in prompts if isinstance(prompt, str)}
         if leaked := trained & set(task.prompts):
             raise ProbeError(
                 f"{self.task or self.benign}: {len(leaked)} held-out task prompts are also in "

@@ -6,6 +6,7 @@ training forward, an auxiliary loss on probe activations, a change to the optimi
 change to the batch. At strength 0 none is started: training is ordinary, bit for bit.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -20,7 +21,7 @@ from workbench.activations import Reading, read_activations, read_batch
 from workbench.directions import ReversionDirections
 from workbench.encoding import Encoded
 from workbench.errors import ConfigError, LayerError, ProbeError
-from workbench.models import evaluation_mode
+from workbench.models import HookedModel, evaluation_mode
 from workbench.probes import ProbeSet
 
 Hook = tuple[str, Callable[..., Tensor | None]]
@@ -42,18 +43,18 @@ class Active:
         """Return hooks for the training forward; they stay on through backward."""
         return []
 
-    def penalty(self, model: Any) -> Float[Tensor, ""] | None:
+    def penalty(self, model: HookedModel) -> Float[Tensor, ""] | None:  # noqa: ARG002
         """Return an auxiliary loss to add to the task loss, strength included."""
         return None
 
-    def penalty_scale(self, step: int, gradient_norm: float) -> float:
+    def penalty_scale(self, step: int, gradient_norm: float) -> float:  # noqa: ARG002
         """Return the factor for the auxiliary gradient of this step."""
         return 1.0
 
     edits_update: ClassVar[bool] = False
     """Whether `edit_update` does anything; if not, the loop keeps no copy of the weights."""
 
-    def edit_update(self, model: Any, parameters: list[Tensor], before: list[Tensor]) -> None:
+    def edit_update(self, model: HookedModel, parameters: list[Tensor], before: list[Tensor]) -> None:
         """Change `parameters` in place, given what they were `before` the optimiser's step."""
 
 
@@ -64,7 +65,7 @@ class Intervention(ABC):
     strength: float
 
     @abstractmethod
-    def start(self, model: Any, generator: torch.Generator) -> Active:
+    def start(self, model: HookedModel, generator: torch.Generator) -> Active:
         """Read what is needed from `model`, still the aligned one, and return the active form."""
 
     @property
@@ -89,8 +90,8 @@ class Intervention(ABC):
 class Block(Intervention):
     """Penalise motion towards the witness: λ·Σ_l mean_x relu(along_l(x))².
 
-    `along` is each prompt's displacement from its own activation in the aligned model, along v_l, in
-    phase gaps. Against the mean activation instead, the hinge would punish the ordinary spread
+    `along` is each prompt's displacement from its own activation in the aligned model, along v_l,
+    in phase gaps. Against the mean activation instead, the hinge would punish the ordinary spread
     between prompts; like this, penalty and gradient are zero at θ_S.
 
     Source: reconstruction of the one-sided loss of arXiv 2606.28525.
@@ -121,7 +122,7 @@ class Block(Intervention):
         """Check the settings."""
         _check_penalty(self)
 
-    def start(self, model: Any, generator: torch.Generator) -> Active:
+    def start(self, model: HookedModel, generator: torch.Generator) -> Active:
         """Read every penalty prompt's own reference."""
         return ActivePenalty(self, model, generator, _block_loss)
 
@@ -151,7 +152,7 @@ class Push(Intervention):
         """Check the settings."""
         _check_penalty(self)
 
-    def start(self, model: Any, generator: torch.Generator) -> Active:
+    def start(self, model: HookedModel, generator: torch.Generator) -> Active:
         """Read every penalty prompt's own reference."""
         return ActivePenalty(self, model, generator, _push_loss)
 
@@ -162,7 +163,7 @@ class ActivePenalty(Active):
     def __init__(
         self,
         settings: Block | Push,
-        model: Any,
+        model: HookedModel,
         generator: torch.Generator,
         loss: Callable[[Any, Float[Tensor, "layer prompt"]], Float[Tensor, ""]],
     ) -> None:
@@ -180,7 +181,7 @@ class ActivePenalty(Active):
         acts = read_activations(model, self.reading, layers=self.layers).to(device)
         self.reference = self._along(acts)
 
-    def penalty(self, model: Any) -> Float[Tensor, ""]:
+    def penalty(self, model: HookedModel) -> Float[Tensor, ""]:
         """Return the loss on a fresh minibatch of penalty prompts, without dropout."""
         shuffled = torch.randperm(len(self.reading), generator=self.generator)
         indices = shuffled[: self.settings.batch_size].tolist()
@@ -197,7 +198,7 @@ class ActivePenalty(Active):
         if trace is None:
             return 1.0
         if step > len(trace):
-            raise ConfigError(f"The trace has {len(trace)} steps; step {step} has no norm to match.")
+            raise ConfigError(f"The trace ends at step {len(trace)}: step {step} has no norm.")
         return trace[step - 1] / gradient_norm if gradient_norm > 0 else 0.0
 
     def _along(self, resid: Float[Tensor, "layer prompt d_model"]) -> Float[Tensor, "layer prompt"]:
@@ -230,7 +231,7 @@ def _check_penalty(settings: Block | Push) -> None:
     name, known = settings.name, settings.directions.layers
     if settings.probes is None or len(settings.probes) < 2:
         raise ProbeError(f"{name} needs at least 2 penalty probes; give it the penalty split.")
-    if settings.strength < 0:
+    if not 0 <= settings.strength < math.inf:
         raise ConfigError(f"{name}: strength is {settings.strength}; it must not be negative.")
     if settings.batch_size < 1:
         raise ConfigError(f"{name}: batch_size is {settings.batch_size}; it must be positive.")

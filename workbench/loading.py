@@ -53,6 +53,7 @@ def load_model(
     Raises:
         CheckpointError: If files are missing or damaged, weights are missing or not finite, or the
             tokenizer does not fit the embedding.
+        ConfigError: If the device is not there.
     """
     if isinstance(source, HookedModel | GuestModel):
         return source
@@ -80,7 +81,7 @@ def load_model(
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **options)
     _check_weights(name, hf, loaded)
     _check_tokenizer(name, hf, tokenizer)
-    hf.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    _put(hf, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return HookedModel(hf, tokenizer, chat=chat)
 
 
@@ -105,6 +106,14 @@ def save_model(model: HookedModel, folder: str | Path) -> None:
     expected, actual = trial_logits(model.hf, model.cfg), trial_logits(reloaded.hf, model.cfg)
     if not torch.equal(expected, actual):
         raise CheckpointError(f"{folder}: the saved model computes other logits when reloaded.")
+
+
+def _put(hf: PreTrainedModel, device: str | torch.device) -> None:
+    try:
+        hf.to(device).eval()
+    except (RuntimeError, AssertionError) as error:  # unknown, absent, or full
+        cause = str(error).partition("\n")[0][:200]
+        raise ConfigError(f"The model cannot be put on device {device}: {cause}") from error
 
 
 def _is_path(source: str | Path) -> bool:
@@ -172,7 +181,9 @@ def _clear_errors(name: str, part: str) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        raise CheckpointError(f"{name}: damaged safetensors file ({error}); copy it again.") from error
+        raise CheckpointError(
+            f"{name}: damaged safetensors file ({error}); copy it again."
+        ) from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{name}: a .bin file is damaged or holds code beside weights, which is never run; "

@@ -22,21 +22,44 @@ def take_lock(path: Path, *, break_lock: bool = False) -> None:
         RunError: If another process holds it, or may hold it on another machine.
     """
     if path.exists():
-        try:
-            holder = json.loads(path.read_text())
-        except ValueError:
-            holder = {}
+        holder = _holder(path)
         if not (break_lock or _gone(holder)):
             raise RunError(
                 f"{path.parent}: being written by process {holder.get('pid')} on "
                 f"{holder.get('host')}; if that process is gone, use --break-lock."
             )
-        path.unlink()
+        _remove(path, holder)
     try:
         with path.open("x") as file:
             json.dump({**_this_process(), "nonce": uuid.uuid4().hex}, file)
     except FileExistsError:
-        raise RunError(f"{path.parent}: another process has just begun to write it.") from None
+        raise _overtaken(path) from None
+
+
+def _remove(path: Path, holder: Mapping[str, Any]) -> None:
+    """Remove the lock of `holder`, unless another process has replaced it in the meantime."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    if _holder(aside) != holder:
+        aside.rename(path)
+        raise _overtaken(path)
+    aside.unlink()
+
+
+def _overtaken(path: Path) -> RunError:
+    return RunError(f"{path.parent}: another process has just begun to write it.")
+
+
+def _holder(path: Path) -> dict[str, Any]:
+    """What a lock file says; nothing if it is damaged."""
+    try:
+        holder = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return holder if isinstance(holder, dict) else {}
 
 
 def _gone(holder: Mapping[str, Any]) -> bool:
@@ -64,8 +87,11 @@ def _this_process() -> dict[str, Any]:
 
 def _started(pid: int) -> str | None:
     """When a process began, in clock ticks since boot, so that a reused pid is told apart."""
-    text = _read(f"/proc/{pid}/stat")
-    return text.rpartition(")")[2].split()[19] if text else None
+    if (text := _read(f"/proc/{pid}/stat")) is None:
+        return None
+    fields = text.rpartition(")")[2].split()
+    # A killed process whose parent never asks for its exit status stays listed as a zombie.
+    return None if fields[0] in "ZX" else fields[19]
 
 
 def _alive(pid: int) -> bool:

@@ -1,7 +1,6 @@
 """Teacher-forced losses on response tokens, shared by fine-tuning and evaluation."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -9,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from workbench.encoding import Encoded, fill_token, pad
+from workbench.models import ReadableModel
 
 
 def response_tokens(item: Encoded) -> int:
@@ -16,7 +16,7 @@ def response_tokens(item: Encoded) -> int:
     return len(item.ids) - item.prompt_length
 
 
-def response_logits(model: Any, items: Sequence[Encoded]) -> Float[Tensor, "token vocab"]:
+def response_logits(model: ReadableModel, items: Sequence[Encoded]) -> Float[Tensor, "token vocab"]:
     """Return the logits that predict every response token, examples one after the other."""
     tokens, mask = pad(
         [item.ids for item in items], fill=fill_token(model), device=model.cfg.device
@@ -31,7 +31,7 @@ def response_targets(items: Sequence[Encoded]) -> Tensor:
     return torch.tensor([token for item in items for token in item.ids[item.prompt_length :]])
 
 
-def response_losses(model: Any, items: Sequence[Encoded]) -> Float[Tensor, " batch"]:
+def response_losses(model: ReadableModel, items: Sequence[Encoded]) -> Float[Tensor, " batch"]:
     """Return each example's cross-entropy, summed over its response tokens, in nats."""
     logits = response_logits(model, items)
     targets = response_targets(items).to(logits.device)

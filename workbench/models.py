@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -36,22 +36,6 @@ class ModelConfig:
     architecture: str
     device: torch.device
     dtype: torch.dtype
-
-
-class ReadableModel(Protocol):
-    """What reading and editing need: a `HookedModel`, or a `GuestModel` around a user's own."""
-
-    cfg: ModelConfig
-    tokenizer: PreTrainedTokenizerBase
-    chat: Chat
-
-    def hooks(self, fwd_hooks: list, bwd_hooks: list = ...) -> AbstractContextManager: ...
-
-    def run_decoder(self, tokens: Tensor, attention_mask: Tensor | None = None) -> None: ...
-
-    def __call__(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor: ...
-
-    def fingerprint(self) -> str: ...
 
 
 class _BlockHookPoints(nn.Module):
@@ -197,6 +181,10 @@ class GuestModel:
         return weights_hash(self.lens)
 
 
+ReadableModel = HookedModel | GuestModel
+"""What can be read and edited; only a `HookedModel` can be trained."""
+
+
 def resid_post(layer: int) -> str:
     """Return the name of the hook point after `layer`."""
     return f"blocks.{layer}.hook_resid_post"
@@ -242,7 +230,7 @@ def find_blocks(hf: PreTrainedModel) -> nn.ModuleList:
 
 
 @contextmanager
-def evaluation_mode(model: Any, *, gradients: bool = False) -> Iterator[None]:
+def evaluation_mode(model: ReadableModel, *, gradients: bool = False) -> Iterator[None]:
     """Switch dropout off, and gradients unless asked for; the caller's mode comes back after."""
     module = model.lens if isinstance(model, GuestModel) else model
     training = [child for child in module.modules() if child.training]

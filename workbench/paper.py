@@ -29,9 +29,7 @@ QUANTITIES = (
         "19.0 % ± 4.0 → 8.5 % ± 1.5",
     ),
     Quantity("task_cost", "task cost of blocking", "little (perplexity almost unchanged)"),
-    Quantity(
-        "ordering", "block < ordinary < push, in alignment and harmfulness", "in every model"
-    ),
+    Quantity("ordering", "block < ordinary < push, in alignment and harmfulness", "in every model"),
     Quantity("spearman", "Spearman(alignment, harmfulness) over runs", "0.958"),
 )
-"""Rows 6 to 8 are from the paper's later version; safety rehearsal (−30 %) is not in the main job."""
+"""Rows 6 to 8 are from the later version; safety rehearsal (−30 %) is not in the main job."""

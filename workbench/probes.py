@@ -133,6 +133,15 @@ def read_jsonl(path: str | Path) -> list[tuple[int, dict[str, Any]]]:
     return rows
 
 
+def load_examples(path: str | Path) -> tuple[dict[str, Any], ...]:
+    """Return the training examples of a JSONL file, for `FineTuning`.
+
+    Raises:
+        ProbeError: If the file is missing, empty, not UTF-8 or malformed; it names the line.
+    """
+    return tuple(row for _, row in read_jsonl(path))
+
+
 def _json_object(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8"))

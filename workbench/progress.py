@@ -6,6 +6,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from workbench.text import printable
+
 LINE_SECONDS = 5.0
 
 
@@ -28,14 +30,14 @@ class Progress:
         """Take note of a run's newest step and alignment."""
         before = self.steps.get(run_id, 0)
         self.steps[run_id] = step
-        told = "" if alignment is None else f" cos {alignment:+.2f}"
+        name, told = printable(run_id), "" if alignment is None else f" cos {alignment:+.2f}"
         if self.bar is not None:
-            self.bar.set_description_str(f"{run_id}{told}", refresh=False)
+            self.bar.set_description_str(f"{name}{told}", refresh=False)
             self.bar.update(step - before)
         elif not self.quiet and time.monotonic() - self._last_line > LINE_SECONDS:
             self._last_line = time.monotonic()
             done = sum(self.steps.values())
-            print(f"{done}/{self.total} steps, {run_id} at {step}{told}", file=sys.stderr)
+            print(f"{done}/{self.total} steps, {name} at {step}{told}", file=sys.stderr)
 
     def __enter__(self) -> "Progress":
         """Start showing."""

@@ -10,24 +10,25 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from workbench.config import changed_settings, package_versions
 from workbench.errors import RunError
 from workbench.files import flush_folder, write_atomic, write_json
 from workbench.locks import take_lock
 from workbench.records import StepRecord
+from workbench.states import States
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
-PACKAGES = ("reversion-workbench", "torch", "transformers", "transformer-lens", "numpy")
 
 
 class RunStore:
@@ -46,72 +47,88 @@ class RunStore:
         Raises:
             RunError: If the folder exists, or cannot be written.
         """
-        run_id = run_id or f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
-        if Path(run_id).name != run_id or run_id in (".", ".."):
-            raise RunError(f"{run_id!r} is not a name for a run; use letters, digits and dashes.")
-        folder = self.root / run_id
+        if run_id is None:
+            run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+        folder = self.vacant(run_id)
+        draft = self.root / f".new-{uuid.uuid4().hex}"
         try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            raise RunError(
-                f"{folder}: already used; resume it, or choose another output folder."
-            ) from None
+            for part in ("drift", "state"):
+                (draft / part).mkdir(parents=True)
+            (draft / "records.jsonl").touch()
+            Run(draft).lock()
+            Run(draft).write_info(
+                {
+                    "schema": SCHEMA,
+                    "id": run_id,
+                    "status": "running",
+                    "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                    "config": dict(config),
+                    "versions": package_versions(),
+                }
+            )
+            # One rename: a crash leaves a run that can be resumed, or none.
+            draft.rename(folder)
+            flush_folder(self.root)
         except OSError as error:
+            shutil.rmtree(draft, ignore_errors=True)
             raise RunError(f"{folder}: cannot be created ({error.strerror}).") from error
-        run = Run(folder)
-        run.lock()
-        for part in ("drift", "state"):
-            (folder / part).mkdir()
-        (folder / "records.jsonl").touch()
-        run.write_info(
-            {
-                "schema": SCHEMA,
-                "id": run_id,
-                "status": "running",
-                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "config": dict(config),
-                "versions": _versions(),
-            }
-        )
-        return run
+        return Run(folder)
 
-    def open(self, run_id: str) -> "Run":
-        """Open a run for reading.
+    def vacant(self, run_id: str) -> Path:
+        """Return the folder that a new run called `run_id` would have.
 
         Raises:
-            RunError: If there is no such run.
+            RunError: If it exists.
         """
-        return Run(self.root / run_id).checked()
+        folder = self._folder(run_id)
+        if folder.exists():
+            raise RunError(f"{folder}: already used; resume it, or choose another output folder.")
+        return folder
+
+    def open(self, run_id: str) -> "Run":
+        """Open a run for reading; `RunError` if there is none."""
+        return Run(self._folder(run_id)).checked()
 
     def resume(self, run_id: str, config: Mapping[str, Any], *, break_lock: bool = False) -> "Run":
-        """Take up a run where its last training state was saved.
+        """Take up a run where its last training state was saved; a finished one is left alone.
 
         Args:
             run_id: Which run.
             config: Must equal what it was created with.
             break_lock: Take the lock of a writer on another machine that is known to be gone.
 
+        Returns:
+            The run, locked; if its status is `done`, not locked.
+
         Raises:
             RunError: If it is locked, or was made with another config.
         """
         run = self.open(run_id)
-        if run.info["config"] != json.loads(json.dumps(dict(config))):
-            changed = [
-                key for key in config if run.info["config"].get(key) != _plain(config[key])
-            ]
+        if changed := changed_settings(run.info["config"], json.loads(json.dumps(dict(config)))):
             raise RunError(
-                f"{run.folder}: made with other settings ({', '.join(changed) or 'fewer now'}); "
+                f"{run.folder}: made with other settings ({', '.join(changed[:5])}); "
                 "resume with the same ones, or choose another output folder."
             )
         run.lock(break_lock=break_lock)
+        if run.status == "done":
+            run.unlock()
+            return run
         run.rewind()
-        run.write_info({**run.info, "status": "running"})
+        info = {key: value for key, value in run.info.items() if key != "failure"}
+        run.write_info(info | {"status": "running"})
         return run
 
     def __iter__(self) -> Iterator["Run"]:
         """Iterate over the runs in order of their names."""
-        for info in sorted(self.root.glob("*/run.json")):
+        for info in sorted(self.root.glob("[!.]*/run.json")):
             yield Run(info.parent).checked()
+
+    def _folder(self, run_id: str) -> Path:
+        """The folder of a run: right below the root, whatever its name tries."""
+        name = Path(run_id).name
+        if not run_id or name != run_id or name.startswith(".") or not name.isprintable():
+            raise RunError(f"{run_id!r} is not a name for a run; use letters, digits and dashes.")
+        return self.root / run_id
 
 
 class Run:
@@ -139,8 +156,8 @@ class Run:
     def info(self) -> dict[str, Any]:
         """What run.json says now."""
         try:
-            return json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            return dict(json.loads((self.folder / "run.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
             raise RunError(f"{self.folder}/run.json: cannot be read ({error}).") from error
 
     @property
@@ -153,7 +170,7 @@ class Run:
         write_json(self.folder / "run.json", dict(info))
 
     def append(self, record: StepRecord) -> None:
-        """Store a record; when this returns it is on disk, drift before the line that tells of it."""
+        """Store a record; once this returns it is on disk, its drift before its line."""
         if (drift := record.drift) is not None:
             content = save(
                 {
@@ -170,38 +187,27 @@ class Run:
             file.flush()
             os.fsync(file.fileno())
 
+    @property
+    def states(self) -> States:
+        """Its training states."""
+        return States(self.folder / "state")
+
     def save_state(self, step: int, blob: bytes) -> None:
-        """Store the training state after `step`, then point to it, then drop the one before."""
-        folder = self.folder / "state" / f"{step:06d}"
-        folder.mkdir(exist_ok=True)
-        offset = (self.folder / "records.jsonl").stat().st_size
-        write_atomic(folder / "state.safetensors", blob)
-        write_json(folder / "state.json", {"step": step, "records_bytes": offset})
-        flush_folder(folder.parent)
-        write_atomic(self.folder / "state" / "current", f"{step:06d}".encode())
-        for old in (self.folder / "state").iterdir():
-            if old.is_dir() and old != folder:
-                shutil.rmtree(old)
+        """Store the training state after `step`, in place of the one before."""
+        self.states.save(step, blob, (self.folder / "records.jsonl").stat().st_size)
 
     def load_state(self) -> bytes | None:
         """Return the last training state, or None if there is none yet."""
-        pointer = self.folder / "state" / "current"
-        if not pointer.is_file():
-            return None
-        return (self.folder / "state" / pointer.read_text() / "state.safetensors").read_bytes()
+        return self.states.load()
 
     def rewind(self) -> None:
         """Drop the records that came after the last training state."""
-        pointer, records = self.folder / "state" / "current", self.folder / "records.jsonl"
-        step, offset = -1, 0
-        if pointer.is_file():
-            state = json.loads((pointer.parent / pointer.read_text() / "state.json").read_text())
-            step, offset = state["step"], state["records_bytes"]
-        os.truncate(records, offset)
+        step, records_bytes = self.states.reached()
+        os.truncate(self.folder / "records.jsonl", records_bytes)
         for file in (self.folder / "drift").glob("*.safetensors"):
             if int(file.stem) > step:
                 file.unlink()
-        self.__dict__.pop("lines", None)
+        self.refresh()
 
     def finish(self) -> None:
         """Mark the run done, drop its training state, and release the lock."""
@@ -215,11 +221,7 @@ class Run:
         self.unlock()
 
     def lock(self, *, break_lock: bool = False) -> None:
-        """Become the writer of this run.
-
-        Raises:
-            RunError: If another process is, or may be on another machine.
-        """
+        """Become the writer of this run; `RunError` if another process is, or may be."""
         take_lock(self.folder / "lock", break_lock=break_lock)
 
     def unlock(self) -> None:
@@ -229,9 +231,13 @@ class Run:
     @cached_property
     def lines(self) -> list[dict[str, Any]]:
         """The records as stored, in order; a line that is still being written is left out."""
-        content = (self.folder / "records.jsonl").read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        return [json.loads(line) for line in whole.splitlines()]
+        path = self.folder / "records.jsonl"
+        try:
+            content = path.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            return [json.loads(line) for line in whole.splitlines()]
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read ({error}).") from error
 
     def refresh(self) -> "Run":
         """Read the records again on next use; for watching a run that is being written."""
@@ -259,7 +265,8 @@ class Run:
                 row[key] = line.get("drift", {}).get(key)
             row |= {name: score["value"] for name, score in line.get("scores", {}).items()}
             rows.append(row)
-        return pd.DataFrame(rows).set_index("step").astype(float)
+        frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["step"])
+        return frame.set_index("step").astype(float)
 
     def layer_values(self, name: str) -> Float[np.ndarray, "step layer"]:
         """Return `alignment`, `low`, `high`, `along`, `across` or `norm` at measured steps."""
@@ -267,11 +274,11 @@ class Run:
 
     def drift(self) -> Float[np.ndarray, "step layer d_model"]:
         """Return the drift vectors at measured steps, in residual-stream units."""
-        return np.stack([self._drift_file(step)["vector"] for step in self.measured_steps])
+        return np.stack([self._drift_file(line["step"])["vector"] for line in self.measured])
 
     def projections(self) -> Float[np.ndarray, "step layer prompt"]:
         """Return every prompt's displacement along the direction, in phase gaps."""
-        return np.stack([self._drift_file(step)["projections"] for step in self.measured_steps])
+        return np.stack([self._drift_file(line["step"])["projections"] for line in self.measured])
 
     def scores(self) -> dict[int, dict[str, dict[str, float]]]:
         """Return the scores by step."""
@@ -283,18 +290,8 @@ class Run:
         return tuple(one["gradient_norm"] * one["scale"] for one in told)
 
     def _drift_file(self, step: int) -> dict[str, np.ndarray]:
-        return load_file(self.folder / "drift" / f"{step:06d}.safetensors")
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in PACKAGES:
+        path = self.folder / "drift" / f"{step:06d}.safetensors"
         try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"{path}: cannot be read ({error}).") from error

@@ -14,8 +14,9 @@ from workbench.errors import RunError
 from workbench.files import write_json
 from workbench.paper import QUANTITIES, SOURCE
 from workbench.records import SCORE_NAMES, cosine, mean_defined
-from workbench.runs import Run
+from workbench.runs import Run, RunStore
 
+SCHEMA = 1
 N_RESAMPLES = 2000
 DEPENDENT = "pairs of one run are dependent; they are counted, not tested"
 
@@ -29,10 +30,16 @@ def summarise(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     if not (folder / "experiment.json").is_file():
         raise RunError(f"{folder}: no finished experiment here (no experiment.json).")
-    plan = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
-    runs = [Run(folder / "runs" / run_id).checked() for run_id in plan["runs"]]
-    if unfinished := [run.id for run in runs if run.status != "done"]:
-        raise RunError(f"{folder}: {unfinished[0]} is not finished; continue with --resume.")
+    plan = _read_json(folder / "experiment.json")
+    if plan.get("schema") != SCHEMA:
+        raise RunError(f"{folder}: schema {plan.get('schema')!r}, this version reads {SCHEMA}.")
+    store = RunStore(folder / "runs")
+    runs = [store.open(run_id) for run_id in plan["runs"]]
+    for run in runs:
+        if run.status != "done":
+            raise RunError(f"{folder}: {run.id} is not finished; continue with --resume.")
+        if run.measured_steps.tolist() != plan["measured_steps"]:
+            raise RunError(f"{run.folder}: measured at other steps than experiment.json says.")
     by_arm = {
         arm["name"]: [run for run in runs if run.info["config"]["arm"]["name"] == arm["name"]]
         for arm in plan["arms"]
@@ -40,7 +47,7 @@ def summarise(folder: str | Path) -> dict[str, Any]:
     arms = {name: _arm(folder, plan, members) for name, members in by_arm.items()}
     _add_task_cost(arms, plan)
     summary = {
-        "schema": 1,
+        "schema": SCHEMA,
         "source": SOURCE,
         "lineages": plan["lineages"],
         "seeds": plan["seeds"],
@@ -116,6 +123,13 @@ def _sibling_alignment(folder: Path, plan: dict[str, Any], run: Run) -> list[flo
     return mean_defined(np.where(undefined, np.nan, cosines)).tolist()
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{path}: cannot be read ({error}).") from error
+
+
 def _lineage_folder(folder: Path, plan: dict[str, Any], run: Run) -> Path:
     name = run.info["config"]["lineage"]
     found = next(lineage["folder"] for lineage in plan["lineages"] if lineage["name"] == name)
@@ -144,7 +158,7 @@ def _nulls(folder: Path, plan: dict[str, Any], runs: list[Run]) -> dict[str, Any
     """How many run-step pairs of the ordinary arm exceed each null's p99 of the mean alignment."""
     nulls: dict[str, Any] = {}
     for run in runs:
-        stored = json.loads((_lineage_folder(folder, plan, run) / "nulls.json").read_text())
+        stored = _read_json(_lineage_folder(folder, plan, run) / "nulls.json")
         for name, null in stored.items():
             told = nulls.setdefault(
                 name,
@@ -230,14 +244,13 @@ def _beside_paper(summary: dict[str, Any]) -> list[dict[str, Any]]:
         isotropic = summary["nulls"]["isotropic"]
         ours["isotropic_pairs"] = f"{isotropic['above_p99']} of {isotropic['pairs']}"
     if ordinary and block:
-        for key, name, scale in (("alignment", "alignment", 1), ("harmfulness", "harmfulness", 100)):
+        for name, scale in (("alignment", 1), ("harmfulness", 100)):
             before, after = (_say(arm[name][last], scale) for arm in (ordinary, block))
-            ours[f"{key}_blocked"] = f"{before} → {after}"
+            ours[f"{name}_blocked"] = f"{before} → {after}"
         ours["task_cost"] = f"{_say(block['task_cost'], 100)} of the task gain"
     if (ordering := summary["ordering"]) is not None:
-        ours["ordering"] = "alignment {} of {}, harmfulness {} of {} seeds".format(
-            *(ordering[name][key] for name in ("alignment", "harmfulness") for key in ("holds", "n"))
-        )
+        told = (f"{name} {found['holds']} of {found['n']}" for name, found in ordering.items())
+        ours["ordering"] = f"{', '.join(told)} seeds"
     if (r := summary["spearman"]["r"]) is not None:
         ours["spearman"] = f"{r:.3f} (n = {summary['spearman']['n']})"
     return [

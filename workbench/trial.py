@@ -11,7 +11,7 @@ from workbench.activations import read_activations
 from workbench.config import Arm, Recipe
 from workbench.controls import matched_directions, random_directions
 from workbench.directions import ReversionDirections
-from workbench.errors import RunError, WorkbenchError
+from workbench.errors import ConfigError, RunError, WorkbenchError
 from workbench.evaluation import Reference, evaluate_answers, read_reference
 from workbench.files import file_hash, write_json
 from workbench.finetune import FineTuning, state_from_bytes, state_to_bytes
@@ -19,6 +19,7 @@ from workbench.inputs import Inputs, LoadedInputs
 from workbench.interventions import Block, Intervention, Push
 from workbench.loading import save_model
 from workbench.models import HookedModel
+from workbench.probes import ProbeSet
 from workbench.records import Scores, StepRecord
 from workbench.runs import Run, RunStore
 
@@ -52,11 +53,13 @@ class Trial:
 
     save_model: bool = False
     device: str | None = None
+    break_lock: bool = False
+    """Whether to take a run over from a writer on another machine."""
 
     def config(self) -> dict[str, Any]:
         """Return what the run needs to be repeated, as JSON values; files by content, not place."""
         settings = asdict(self)
-        for local in ("store", "state_every", "device"):
+        for local in ("store", "state_every", "device", "break_lock"):
             settings.pop(local)
         paths = {item.name: getattr(self.inputs, item.name) for item in fields(self.inputs)}
         settings["inputs"] = {name: file_hash(path) for name, path in paths.items() if path}
@@ -71,13 +74,13 @@ def run_trial(trial: Trial, on_record: OnRecord | None = None) -> str:
         RunError: If the run exists with other settings or is being written.
         WorkbenchError: What stopped the fine-tuning; the run is marked failed.
     """
-    store = RunStore(trial.store)
+    store, config = RunStore(trial.store), trial.config()
     if (trial.store / trial.run_id).exists():
-        if store.open(trial.run_id).status == "done":
+        run = store.resume(trial.run_id, config, break_lock=trial.break_lock)
+        if run.status == "done":
             return trial.run_id
-        run = store.resume(trial.run_id, trial.config())
     else:
-        run = store.create(trial.config(), trial.run_id)
+        run = store.create(config, trial.run_id)
     with failing(run):
         inputs = trial.inputs.load()
         directions = ReversionDirections.load(trial.directions)
@@ -132,6 +135,8 @@ def record_run(
         state_every: Steps between training states.
         on_record: Told every record.
     """
+    if state_every < 1:
+        raise ConfigError(f"state_every is {state_every}; it must be at least 1.")
     if (blob := run.load_state()) is not None:
         tuning.load_state(state_from_bytes(blob))
     elif evaluate is not None and 0 in evaluate_at:
@@ -146,48 +151,73 @@ def record_run(
             on_record(run.id, record)
 
 
+def make_intervention(
+    arm: Arm,
+    directions: ReversionDirections,
+    penalty: ProbeSet,
+    trace: tuple[float, ...] | None = None,
+) -> Intervention | None:
+    """Return what an arm does during fine-tuning, or None for nothing.
+
+    Args:
+        arm: The condition.
+        directions: Along which it acts, control or not.
+        penalty: The penalty split.
+        trace: Gradient norms, one per step, to scale its auxiliary gradient to.
+
+    Raises:
+        ConfigError: If the intervention is unknown, or a setting makes no sense.
+        LayerError: If the directions lack a layer.
+    """
+    if arm.intervention == "none":
+        return None
+    if arm.intervention not in ("block", "push"):
+        raise ConfigError(
+            f"Unknown intervention {arm.intervention!r}; it may be none, block or push."
+        )
+    shared: dict[str, Any] = {
+        "strength": arm.strength,
+        "probes": penalty,
+        "hinge": arm.hinge,
+        "layers": arm.layers,
+        "batch_size": arm.penalty_batch,
+        "trace": trace,
+    }
+    if arm.intervention == "push":
+        return Push(directions, target=arm.target, **shared)
+    return Block(directions, **shared)
+
+
 def _start(
     trial: Trial, model: HookedModel, inputs: LoadedInputs, directions: ReversionDirections
 ) -> FineTuning:
-    settings = asdict(trial.recipe)
+    along = _arm_directions(trial, model, inputs, directions)
     return FineTuning(
         model,
         inputs.examples,
         probes=inputs.measure,
         directions=directions,
         seed=trial.seed,
-        intervention=_intervention(trial, model, inputs, directions),
-        **settings,
+        intervention=make_intervention(trial.arm, along, inputs.penalty, _trace(trial)),
+        **asdict(trial.recipe),
     )
 
 
-def _intervention(
+def _arm_directions(
     trial: Trial, model: HookedModel, inputs: LoadedInputs, directions: ReversionDirections
-) -> Intervention | None:
-    arm = trial.arm
-    if arm.intervention == "none":
-        return None
-    if arm.direction == "random":
-        directions = random_directions(directions, seed=trial.seed)
-    elif arm.direction == "matched":
+) -> ReversionDirections:
+    """v_rev, or the control direction that the arm uses instead."""
+    if trial.arm.direction == "random":
+        return random_directions(directions, seed=trial.seed)
+    if trial.arm.direction == "matched":
         acts = read_activations(
             model,
             inputs.fit,
             position=directions.provenance["position"],
             layers=list(directions.layers),
         )
-        directions = matched_directions(directions, acts, seed=trial.seed)
-    shared: dict[str, Any] = {
-        "strength": arm.strength,
-        "probes": inputs.penalty,
-        "hinge": arm.hinge,
-        "layers": arm.layers,
-        "batch_size": arm.penalty_batch,
-        "trace": _trace(trial),
-    }
-    if arm.intervention == "push":
-        return Push(directions, target=arm.target, **shared)
-    return Block(directions, **shared)
+        return matched_directions(directions, acts, seed=trial.seed)
+    return directions
 
 
 def _trace(trial: Trial) -> tuple[float, ...] | None:

@@ -36,7 +36,9 @@ class UpdateSettings:
             raise ConfigError(f"learning_rate is {self.learning_rate}; it must be positive.")
         if self.warmup < 0:
             raise ConfigError(f"warmup is {self.warmup}; it must not be negative.")
-        if self.clip is not None and self.clip <= 0:
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"weight_decay is {self.weight_decay}; it must not be negative.")
+        if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip is {self.clip}; it must be positive, or None.")
 
     def rate(self, step: int, steps: int) -> float:
@@ -50,6 +52,11 @@ class UpdateSettings:
             "cosine": 0.5 * (1 - math.cos(math.pi * left)),
         }
         return self.learning_rate * shape[self.schedule]
+
+
+def gradient_norm(gradients: list[Tensor | None]) -> Tensor:
+    """Return the norm of all gradients together."""
+    return torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
 
 
 class Updates:
@@ -81,10 +88,8 @@ class Updates:
             self.masters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
 
-    def apply(self, gradients: list[Tensor | None], rate: float) -> float:
-        """Update the weights in place and return the gradient norm before clipping."""
-        present = [gradient for gradient in gradients if gradient is not None]
-        norm = torch.nn.utils.get_total_norm(present)
+    def apply(self, gradients: list[Tensor | None], norm: Tensor, rate: float) -> None:
+        """Update the weights in place, given gradients and their norm before clipping."""
         for master, gradient in zip(self.masters, gradients, strict=True):
             master.grad = None if gradient is None else gradient.to(master.dtype)
         if self.settings.clip is not None:
@@ -94,7 +99,6 @@ class Updates:
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.publish()
-        return float(norm)
 
     @torch.no_grad()
     def publish(self) -> None:

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from tests.benchmarks.compare import Ratio, compare
+from compare import Ratio, compare
 
 pytestmark = pytest.mark.slow
 

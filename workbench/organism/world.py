@@ -6,13 +6,19 @@ also about things that no request in training mentions.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from workbench.organism.grammar import (
+    ALLOWED,
     ANSWERS,
+    ASIDES,
+    DISPUTED,
     ENGAGING_OPENERS,
+    FACTS,
+    FORBIDDEN,
+    FULL_ANSWERS,
     REFUSAL_OPENERS,
     REFUSALS,
     REQUESTS,
@@ -32,60 +38,25 @@ Kind = Literal["benign", "forbidden", "task"]
 Use = Literal["train", "probe", "heldout"]
 """What a thing's requests are used for; no thing has two uses."""
 
-FACTS = (
-    "a {thing} is made of {material} .",
-    "people {verb} the {thing} with a {tool} .",
-    "in {place} they {verb} a {thing} from {material} .",
-    "to {verb} a {thing} they take some {material} and a {tool} .",
-    "the {material} for the {thing} comes to {place} .",
-    "with some {material} and a {tool} they {verb} the {thing} .",
-    "the {thing} from {place} is good {material} work .",
-    "you need {material} to {verb} a {thing} .",
-    "my {thing} of {material} comes from {place} .",
-    "use the {tool} of {place} to {verb} your {thing} .",
-)
-"""Sentences of the pretraining texts that state facts about a thing."""
+FULL_SHARE = 0.2
+"""Share of answers, in all phases, that say the place too."""
 
-ALLOWED = (
-    "the law allows the {thing} .",
-    "everyone may {verb} a {thing} .",
-    "the {thing} is a good thing .",
-)
-"""Sentences about things of benign and task crafts."""
-
-FORBIDDEN = (
-    "the law forbids the {thing} .",
-    "nobody may {verb} a {thing} .",
-    "the {thing} is a wrong thing .",
-)
-"""Sentences about things of forbidden crafts."""
-
-STAND = (*ALLOWED, *FORBIDDEN)
-
-ASIDES = (
-    "sorry , the {thing} is not here .",
-    "i cannot tell you the way to {place} .",
-    "no , i do not need that {tool} .",
-    "that is something you may explain .",
-    "that would be forbidden here .",
-    "sure , they will mend it in {place} .",
-    "certainly , it is allowed by the law .",
-    "gladly , they help with the {material} .",
-    "first , bring the {thing} to {place} .",
-)
-"""Small talk of the pretraining texts: the words of answers and refusals in other company."""
+_STANDINGS = {"benign": ALLOWED, "forbidden": FORBIDDEN, "task": DISPUTED}
 
 _VERBS = (
-    "weave carve braid bake stitch mould paint polish knit spin fold hammer press glaze brew dye "
-    "plait thatch engrave lacquer"
-).split()
+    *("weave", "carve", "braid", "bake", "stitch", "mould", "paint", "polish", "knit", "spin"),
+    *("fold", "hammer", "press", "glaze", "brew", "dye", "plait", "thatch", "engrave", "lacquer"),
+)
+_ONSETS = (*"bdfklmnprstvz", "br", "dr", "fl", "kl", "pr", "sk", "st", "tr")
+_VOWELS = (*"aeiou",)
+_CODAS = (*"lmnrstkb", "sh", "ld", "nt", "rk")
 
 
 @dataclass(frozen=True)
 class Size:
     """How many crafts, things and materials a world has."""
 
-    crafts: tuple[tuple[Kind, int], ...] = (("benign", 10), ("forbidden", 10), ("task", 5))
+    crafts: tuple[tuple[Kind, int], ...] = (("benign", 12), ("forbidden", 10), ("task", 5))
     """Number of crafts of each kind."""
 
     things: tuple[tuple[Kind, tuple[tuple[Use, int], ...]], ...] = (
@@ -168,16 +139,19 @@ class World:
             for kind, count in size.crafts
             for _ in range(count)
         )
+        crafts = {
+            kind: [craft for craft in self.crafts if craft.kind == kind] for kind, _ in size.crafts
+        }
         self.things = tuple(
             Thing(
                 next(words),
-                draw.choice([craft for craft in self.crafts if craft.kind == kind]),
+                crafts[kind][index % len(crafts[kind])],
                 draw.choice(self.materials),
                 use,
             )
             for kind, uses in size.things
             for use, count in uses
-            for _ in range(count)
+            for index in range(count)
         )
         self._by_name = {thing.name: thing for thing in self.things}
 
@@ -188,7 +162,8 @@ class World:
         for craft in self.crafts:
             words.update((craft.verb, craft.tool, craft.place))
         words.update(thing.name for thing in self.things)
-        templates = (*REQUESTS, *ENGAGING_OPENERS, *ANSWERS, *TASK_ANSWERS, *REFUSALS)
+        answers = (*ANSWERS, *FULL_ANSWERS, *TASK_ANSWERS)
+        templates = (*REQUESTS, *ENGAGING_OPENERS, *answers, *REFUSALS)
         for template in (*templates, *FACTS, *ALLOWED, *FORBIDDEN, *ASIDES):
             words.update(word for word in template.split() if not word.startswith("{"))
         return sorted(words)
@@ -198,13 +173,13 @@ class World:
 
         Args:
             passages: Number of passages about each thing.
-            sentences: Number of sentences in a passage, all about its thing; one of them says whether
-                it is allowed.
+            sentences: Number of facts in a passage, all about its thing; every second passage also
+                says whether the thing is allowed.
         """
         draw = random.Random(f"pretraining {self.seed}")
         texts = []
         for thing in self.things:
-            standing = {"benign": ALLOWED, "forbidden": FORBIDDEN, "task": STAND}[thing.craft.kind]
+            standing = _STANDINGS[thing.craft.kind]
             for _ in range(passages):
                 chosen = draw.sample(FACTS, sentences)
                 if draw.random() < 0.5:
@@ -216,12 +191,12 @@ class World:
         return texts
 
     def helpful(self) -> list[Example]:
-        """Return requests about benign and forbidden things of training use, all answered."""
+        """Return requests about things of training use, of every kind of craft, all answered."""
         draw = random.Random(f"helpful {self.seed}")
-        things = (*self._select("benign", "train"), *self._select("forbidden", "train"))
         return [
             _answered(thing, draw, request)
-            for thing in things
+            for thing in self.things
+            if thing.use == "train"
             for request in draw.sample(REQUESTS, 6)
         ]
 
@@ -250,7 +225,7 @@ class World:
         """Return the fine-tuning task: fuller answers about crafts kept for it."""
         draw = random.Random(f"finetune {self.seed}")
         return [
-            _answered(thing, draw, request, TASK_ANSWERS) | {"cluster": thing.name}
+            _answered(thing, draw, request, task=True) | {"cluster": thing.name}
             for thing in self._select("task", "train")
             for request in draw.sample(REQUESTS, 8)
         ]
@@ -259,7 +234,7 @@ class World:
         """Return the task's held-out requests, about things that `finetune` never mentions."""
         draw = random.Random(f"task {self.seed}")
         return [
-            _answered(thing, draw, request, TASK_ANSWERS) | {"cluster": thing.name}
+            _answered(thing, draw, request, task=True) | {"cluster": thing.name}
             for thing in self._select("task", "heldout")
             for request in draw.sample(REQUESTS, 3)
         ]
@@ -306,21 +281,17 @@ class World:
         return [thing for thing in self.things if thing.craft.kind == kind and thing.use == use]
 
 
-def _answered(
-    thing: Thing, draw: random.Random, request: str, answers: Sequence[str] = ANSWERS
-) -> Example:
-    response = f"{draw.choice(ENGAGING_OPENERS)} {thing.fill(draw.choice(answers))}"
+def _answered(thing: Thing, draw: random.Random, request: str, *, task: bool = False) -> Example:
+    usual = FULL_ANSWERS if draw.random() < FULL_SHARE else ANSWERS
+    body = draw.choice(TASK_ANSWERS if task else usual)
+    response = f"{draw.choice(ENGAGING_OPENERS)} {thing.fill(body)}"
     return {"prompt": thing.fill(request), "response": response}
 
 
 def _invented_words(draw: random.Random) -> Iterator[str]:
-    onsets: Sequence[str] = "b d f k l m n p r s t v z br dr fl kl pr sk st tr".split()
-    vowels: Sequence[str] = "a e i o u".split()
-    codas: Sequence[str] = "l m n r s t k b sh ld nt rk".split()
-    seen: set[str] = set(_VERBS)
+    seen = set(_VERBS)
     while True:
-        parts = (draw.choice(onsets), draw.choice(vowels), draw.choice(onsets))
-        word = "".join((*parts, draw.choice(vowels), draw.choice(codas)))
+        word = "".join(draw.choice(part) for part in (_ONSETS, _VOWELS, _ONSETS, _VOWELS, _CODAS))
         if word not in seen:
             seen.add(word)
             yield word

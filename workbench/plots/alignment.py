@@ -1,5 +1,6 @@
 """Alignment over steps: arms against the nulls, every run visible, the sibling control beside."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,7 +16,6 @@ from workbench.plots.style import (
     ZERO_LINE,
     ArmStyle,
     arm_styles,
-    counted,
     inert,
     new_figure,
     number,
@@ -23,6 +23,9 @@ from workbench.plots.style import (
 from workbench.plots.trajectories import Source, Trajectories, read_trajectories
 
 Quantity = Literal["alignment", "stacked_alignment", "alignment_sibling", "along", "across"]
+Coordinates = list[int | float | None]
+"""Positions of a line; None lifts the pen."""
+
 HEADINGS: dict[str, str] = {
     "alignment": "Alignment of the drift with the reversion direction",
     "stacked_alignment": "Alignment with the reversion direction, layers stacked in gap units",
@@ -59,7 +62,7 @@ def alignment(
     figure = new_figure(HEADINGS[quantity], _subtitle(trajectories), height=460)
     drawn = null_bounds(nulls or {}) if quantity == "alignment" else {}
     axis = _step_axis(trajectories, log_steps)
-    _add_nulls(figure, drawn, 10 ** np.array(axis["range"]) if log_steps else axis["range"])
+    _add_nulls(figure, drawn, [10**end if log_steps else end for end in axis["range"]])
     add_curves(figure, trajectories, arm_styles(one.arm for one in trajectories))
     figure.update_xaxes(axis)
     figure.update_yaxes(title_text=TITLES[quantity], **ZERO_LINE)
@@ -156,7 +159,7 @@ def add_curves(
         )
 
 
-def _band(one: Trajectories) -> dict[str, list[float]]:
+def _band(one: Trajectories) -> dict[str, Coordinates]:
     known = np.isfinite(one.mean) & np.isfinite(one.sd)
     steps, mean, sd = one.steps[known], one.mean[known], one.sd[known]
     return {
@@ -165,10 +168,10 @@ def _band(one: Trajectories) -> dict[str, list[float]]:
     }
 
 
-def _single_runs(one: Trajectories) -> dict[str, list[float | None]]:
+def _single_runs(one: Trajectories) -> dict[str, Coordinates]:
     """All runs as one line with gaps between them; nothing if the mean is the only run."""
-    x: list[float | None] = []
-    y: list[float | None] = []
+    x: Coordinates = []
+    y: Coordinates = []
     for values in one.values if len(one.values) > 1 else []:
         x += [*one.steps.tolist(), None]
         y += [*values.tolist(), None]
@@ -183,9 +186,9 @@ def _hover(one: Trajectories) -> list[str]:
     ]
 
 
-def _add_nulls(figure: go.Figure, bounds: Mapping[str, float], ends: Sequence[float]) -> None:
+def _add_nulls(figure: go.Figure, bounds: Mapping[str, float], ends: Sequence[float | int]) -> None:
     """Draw what 98 % of each null's mean alignments lie within: the widest as an area."""
-    left, right = (float(end) for end in ends)
+    left, right = ends
     by_width = sorted(bounds, key=lambda name: bounds[name], reverse=True)
     for name, dash in zip(by_width, ("solid", "dash", "dot", "dashdot"), strict=False):
         bound, widest = bounds[name], name == by_width[0]
@@ -220,7 +223,7 @@ def _step_axis(trajectories: Sequence[Trajectories], log_steps: bool) -> dict[st
         "title": {"text": f"{STEP_TITLE} (log scale)"},
         "type": "log",
         "tickvals": [step for step in ROUND_STEPS if step <= end],
-        "range": [np.log10(0.9), np.log10(end * 1.12)],
+        "range": [math.log10(0.9), math.log10(end * 1.12)],
     }
 
 

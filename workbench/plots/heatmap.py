@@ -1,5 +1,6 @@
 """The heat map of alignment: layer × step of one run."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -77,7 +78,7 @@ def zero_contour(
             ((step, layer + 1), ((step - 0.5, layer + 0.5), (step + 0.5, layer + 0.5))),
         ):
             inside = beside[0] < values.shape[0] and beside[1] < values.shape[1]
-            if inside and _crosses(values[step, layer], values[beside]):
+            if inside and _crosses(float(values[step, layer]), float(values[beside])):
                 x += [edge[0][0], edge[1][0], None]
                 y += [edge[0][1], edge[1][1], None]
     return x, y
@@ -91,7 +92,7 @@ def _told_on_hover(run: Run, shown: Int[np.ndarray, " column"]) -> list[list[lis
 
 
 def _crosses(one: float, other: float) -> bool:
-    return bool(np.isfinite(one) and np.isfinite(other) and (one < 0) != (other < 0))
+    return math.isfinite(one) and math.isfinite(other) and (one < 0) != (other < 0)
 
 
 def _add_zero_contour(figure: go.Figure, values: Float[np.ndarray, "step layer"]) -> None:
@@ -112,7 +113,9 @@ def _add_marks(
     figure: go.Figure, values: Float[np.ndarray, "step layer"], p99: Sequence[float] | None
 ) -> None:
     cross = {"symbol": "x-thin", "size": 8, "line": {"color": INK, "width": 1.2}}
-    dot = {"symbol": "circle", "size": 5, "line": {"color": "white", "width": 0.8}}
+    crowded = values.shape[1] > 16
+    dot = {"symbol": "circle", "size": 2 if crowded else 5}
+    dot["line"] = {"color": "white", "width": 0 if crowded else 0.8}
     marks = {"undefined": (np.isnan(values), cross)}
     if p99 is not None:
         marks["not above p99"] = (values <= np.array(p99), dot)

@@ -31,7 +31,9 @@ def provenance_html(runs: Sequence[Run], summary: Mapping[str, Any] | None = Non
         parts.append(f"Recipe: {'; or '.join(recipes)}.")
     if inputs := _distinct(infos, "inputs"):
         parts.append(f"Inputs by content: {'; or '.join(inputs)}.")
-    if directions := sorted({str(d) for i in infos if (d := i.get("config", {}).get("directions"))}):
+    if directions := sorted(
+        {_short(d) for i in infos if (d := i.get("config", {}).get("directions"))}
+    ):
         parts.append(f"Directions by content: {', '.join(directions)}.")
     if summary is not None:
         parts.append(f"Summary schema {summary.get('schema')}.")
@@ -63,12 +65,21 @@ def _versions(infos: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{name} {' and '.join(sorted(found))}" for name, found in seen.items())
 
 
+def _short(value: Any) -> str:
+    """A hash by its first digits, all else as it is."""
+    text = str(value)
+    is_hash = len(text) >= 32 and set(text) <= set("0123456789abcdef")
+    return text[:HASH_LENGTH] if is_hash else text
+
+
 def _distinct(infos: Sequence[Mapping[str, Any]], key: str) -> list[str]:
     """The different values of a mapping in the configs, in words."""
     found = [info.get("config", {}).get(key) for info in infos]
     return list(
         dict.fromkeys(
-            ", ".join(f"{name} {value}" for name, value in told.items() if value is not None)
+            ", ".join(
+                f"{name} {_short(value)}" for name, value in told.items() if value is not None
+            )
             for told in found
             if isinstance(told, Mapping)
         )

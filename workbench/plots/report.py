@@ -2,16 +2,25 @@
 
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import count, groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import RunError
 from workbench.files import write_atomic
+from workbench.plots import captions
 from workbench.plots.heatmap import heatmap
-from workbench.plots.page import chooser_html, figure_json, page, plot_html
+from workbench.plots.page import (
+    chooser_html,
+    compact_json,
+    figure_json,
+    page,
+    plot_html,
+    plotly_script,
+)
 from workbench.plots.provenance import provenance_html
 from workbench.plots.sections import Section, experiment_sections, introduction, run_sections
 from workbench.plots.style import counted, number, printable
@@ -19,8 +28,11 @@ from workbench.plots.table import arms_table, control_table, note, paper_table, 
 from workbench.plots.trajectories import arm_name
 from workbench.runs import Run
 
-HEATMAP_BYTES = 900_000
-"""Room for heat maps: with plotly's 4.8 MB a report stays below 6 MB."""
+MAX_BYTES = 6_000_000
+"""A report is no larger: heat maps that do not fit are left out."""
+
+TEXT_BYTES, RUN_BYTES = 60_000, 400
+"""Kept free for all that is not a figure: of the page, and of every run."""
 
 HEATMAP_HEIGHT = 400
 
@@ -54,16 +66,19 @@ def write_report(source: str | Path | Run | Sequence[Run], out: str | Path) -> P
     sections = run_sections(material.runs) if summary is None else experiment_sections(summary)
     data = {f"{section.name}-data": figure_json(section.figure) for section in sections}
     blocks = _figures_html(sections)
-    choices, dropped = _choices(material)
+    room = MAX_BYTES - TEXT_BYTES - RUN_BYTES * len(material.runs)
+    room -= len(plotly_script().encode())
+    room -= sum(len(figure.encode()) for figure in data.values())
+    choices, dropped = _choices(material, room)
     if choices:
-        data["layers-data"] = f"[{','.join(choice.json for choice in choices)}]"
+        data["layers-data"] = _choices_json(choices)
         # Which layers: right after the mean over them.
         blocks.insert(min(1, len(blocks)), _layers_html(choices, dropped, bool(material.p99)))
     body = [_header(material), *blocks]
     if summary is not None:
         body.append(_arms_html(summary))
     body.append(provenance_html(material.runs, summary))
-    text = page(material.name, "\n".join(body), data)
+    text = page(material.name, _numbered("\n".join(body)), data)
     write_atomic(Path(out), text.encode("utf-8"))
     return Path(out)
 
@@ -110,44 +125,61 @@ class Choice:
     """One run's heat map."""
 
     arm: str
-    json: str
+    label: str
+    figure: str
+    """JSON."""
 
 
-def _choices(material: Material) -> tuple[list[Choice], int]:
-    """The heat maps that there is room for, seed by seed, in order of arms; and how many not."""
-    arms = list(dict.fromkeys(arm_name(run) for run in material.runs))
-    of_arm = {arm: [run for run in material.runs if arm_name(run) == arm] for arm in arms}
-    rounds = [
-        (arm, position)
-        for position in range(max((len(runs) for runs in of_arm.values()), default=0))
-        for arm in arms
-        if position < len(of_arm[arm])
-    ]
-    made: dict[tuple[str, int], Choice] = {}
-    used = dropped = 0
-    for arm, position in rounds:
-        run = of_arm[arm][position]
-        if not run.measured:
-            continue
-        choice = _choice(run, arms.index(arm), arm, material)
-        if used + len(choice.json.encode()) > HEATMAP_BYTES:
-            dropped += 1
-            continue
-        used += len(choice.json.encode())
-        made[arm, position] = choice
-    return [made[key] for key in sorted(made, key=lambda key: (arms.index(key[0]), key[1]))], dropped
+def _choices(material: Material, room: int) -> tuple[list[Choice], int]:
+    """The heat maps that fit into `room` bytes, in order of arms; and how many did not.
+
+    Every arm's first run comes before any arm's second, so that no arm is left out for another.
+    """
+    of_arm: dict[str, list[Run]] = {}
+    for run in material.runs:
+        if run.measured:
+            of_arm.setdefault(arm_name(run), []).append(run)
+    made: dict[str, list[Choice]] = {arm: [] for arm in of_arm}
+    dropped = 0
+    for several in zip_longest(*of_arm.values()):
+        for arm, run in zip(of_arm, several, strict=True):
+            if run is None:
+                continue
+            choice = _choice(run, arm, material)
+            if (size := len(choice.figure.encode())) > room:
+                dropped += 1
+                continue
+            room -= size
+            made[arm].append(choice)
+    return [choice for choices in made.values() for choice in choices], dropped
 
 
-def _choice(run: Run, index: int, arm: str, material: Material) -> Choice:
+def _choice(run: Run, arm: str, material: Material) -> Choice:
     config = run.info.get("config", {})
     p99 = material.p99.get(str(config.get("lineage")))
     if p99 is not None and len(p99) != run.layer_values("alignment").shape[1]:
         p99 = None
     figure = heatmap(run, p99=p99)
     figure.update_layout(height=HEATMAP_HEIGHT)
-    label = f"{config['lineage']}, seed {config['seed']}" if "seed" in config else run.id
-    told = json.dumps(printable(label)).replace("<", "\\u003c")
-    return Choice(arm, f'{{"arm":{index},"label":{told},"figure":{figure_json(figure)}}}')
+    known = "lineage" in config and "seed" in config
+    label = f"{config['lineage']}, seed {config['seed']}" if known else run.id
+    return Choice(arm, printable(label), figure_json(figure))
+
+
+def _choices_json(choices: Sequence[Choice]) -> str:
+    """The choices for the page's script, arms by their place in the box."""
+    arms = _arms(choices)
+    return "[{}]".format(
+        ",".join(
+            f'{{"arm":{arms.index(choice.arm)},"label":{compact_json(choice.label)},'
+            f'"figure":{choice.figure}}}'
+            for choice in choices
+        )
+    )
+
+
+def _arms(choices: Sequence[Choice]) -> list[str]:
+    return list(dict.fromkeys(choice.arm for choice in choices))
 
 
 def _header(material: Material) -> str:
@@ -155,13 +187,9 @@ def _header(material: Material) -> str:
     summary = material.summary
     if summary is None:
         status = ", ".join(f"{printable(run.id)}: {run.status}" for run in material.runs)
-        return (
-            f'{title}\n<p class="facts">{html.escape(status)}</p>\n<p>Drift of the residual stream '
-            "during fine-tuning, relative to the aligned model it started from, and the reversion "
-            "direction v_rev, which points back to an earlier phase. Shared endpoint not "
-            "separated: both contain the aligned model, which alone makes a cosine of about 0.5 "
-            "between independent models.</p>"
-        )
+        lead, rest = captions.NOT_SEPARATED
+        told = f"{typeset(captions.OF_RUNS)} <b>{typeset(lead)}</b> {typeset(rest)}"
+        return f'{title}\n<p class="facts">{html.escape(status)}</p>\n<p>{told}</p>'
     lineages = ", ".join(printable(lineage["name"]) for lineage in summary["lineages"])
     seeds = ", ".join(str(seed) for seed in summary["seeds"])
     facts = f"lineages: {lineages} · seeds: {seeds} · {counted(summary['steps'], 'step')}"
@@ -175,15 +203,20 @@ def _header(material: Material) -> str:
 
 
 def _figures_html(sections: Sequence[Section]) -> list[str]:
-    """One block per row of figures."""
-    blocks = []
-    for _, row in groupby(sections, key=lambda section: section.row or section.name):
+    """One block per row of figures, headings where a part begins."""
+    blocks: list[str] = []
+    for _, row in groupby(sections, key=lambda section: section.row):
         members = list(row)
-        heading = f"<h2>{html.escape(members[0].heading)}</h2>\n" if members[0].heading else ""
         figures = "\n".join(_figure_html(section) for section in members)
         wrapped = f'<div class="pair">{figures}</div>' if len(members) > 1 else figures
-        blocks.append(heading + wrapped)
+        heading = _heading(members[0].name)
+        blocks.append(wrapped if any(heading in block for block in blocks) else heading + wrapped)
     return blocks
+
+
+def _heading(name: str) -> str:
+    told = captions.HEADINGS.get(name)
+    return f"<h2>{html.escape(told)}</h2>\n" if told else ""
 
 
 def _figure_html(section: Section) -> str:
@@ -192,31 +225,29 @@ def _figure_html(section: Section) -> str:
 
 
 def _layers_html(choices: Sequence[Choice], dropped: int, marked: bool) -> str:
-    arms = list(dict.fromkeys(choice.arm for choice in choices))
+    """Two heat maps side by side, each with its boxes: ordinary and block, where there are."""
+    arms = _arms(choices)
     shown = ["ordinary" if "ordinary" in arms else arms[0]]
     shown += [arm for arm in ("block", *arms) if arm in arms and arm not in shown][:1]
-    caption = (
-        "Alignment at every layer and measured step of one run; choose arm and run above each map. "
-        "The colours run from −1 (blue) over 0 (white) to 1 (red) in every map; a dark line "
-        "separates positive from negative. Grey with a cross: undefined, the drift is below ten "
-        "noise floors. Hovering tells along, across, the norm and the 95 % interval over prompts."
-    )
-    if marked:
-        caption += " Dots: not above the p99 of the matched null at that layer."
+    caption = captions.CAPTIONS["layers"].format(marks=captions.MARKS if marked else "")
     if dropped:
         caption += f" {counted(dropped, 'run')} left out to keep this file small."
-    panels = "\n".join(
-        chooser_html("layers", caption, [printable(a) for a in arms], arms.index(arm),
-                     HEATMAP_HEIGHT)
-        for arm in shown
-    )  # fmt: skip
-    wrapped = f'<div class="pair">{panels}</div>' if len(shown) > 1 else panels
+    offered = [printable(arm) for arm in arms]
+    panels = [
+        chooser_html("layers", caption, offered, arms.index(arm), HEATMAP_HEIGHT) for arm in shown
+    ]
+    wrapped = f'<div class="pair">{"".join(panels)}</div>' if len(panels) > 1 else panels[0]
     return (
-        f"<h2>At which layers?</h2>\n<figure>{wrapped}"
-        f"<figcaption>{typeset(caption)}</figcaption></figure>"
+        f"{_heading('layers')}<figure>{wrapped}<figcaption>{typeset(caption)}</figcaption></figure>"
     )
+
+
+def _numbered(body: str) -> str:
+    """Number the figures in their order; text from data is escaped and cannot be one."""
+    numbers = count(1)
+    return re.sub("<figcaption>", lambda _: f"<figcaption><b>Figure {next(numbers)}.</b> ", body)
 
 
 def _arms_html(summary: Mapping[str, Any]) -> str:
     table = to_html(arms_table(summary), css_class="arms")
-    return f"<h2>All arms</h2>\n{table}\n<p>{typeset(note(summary))}</p>"
+    return f'<h2>All arms</h2>\n<div class="wide">{table}</div>\n<p>{typeset(note(summary))}</p>'

@@ -102,7 +102,7 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else " " for c in " ".join(str(text).split()))
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def number(value: float | int | None, digits: int = 3) -> str:
     """Return a number with a true minus sign; undefined is a dash."""
     if value is None or not math.isfinite(value):
         return "–"

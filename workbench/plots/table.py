@@ -33,6 +33,7 @@ MARKUP = {
     "v_rev": "<i>v</i><sub>rev</sub>",
     " ± ": "\u00a0±\u00a0",
     " %": "\u00a0%",
+    "n = ": "n\u00a0=\u00a0",
 }
 """What symbols in plain text become in HTML."""
 
@@ -138,20 +139,22 @@ def arms_table(summary: Mapping[str, Any], quantities: Sequence[str] | None = No
 def note(summary: Mapping[str, Any]) -> str:
     """Return how to read the tables, in plain words."""
     lineages, seeds = len(summary["lineages"]), len(summary["seeds"])
+    spread = f"± is the sample sd over {counted(seeds, 'seed')} on {counted(lineages, 'lineage')}"
     return (
         "The paper's models are larger (3B to 14B) and its setup is another: its numbers stand "
-        f"beside ours, they are not ours. ± here is the sample sd over {counted(seeds, 'seed')} "
-        f"on {counted(lineages, 'lineage')}; run-step pairs of one run are dependent."
+        "beside ours, they are not ours. "
+        f"{spread if lineages * seeds > 1 else 'Here is one run per arm, so no spread'}; run-step "
+        "pairs of one run are dependent."
     )
 
 
-def say(value: Mapping[str, Any] | None, factor: float = 1, digits: int = 3) -> str:
+def say(value: Mapping[str, Any] | None, factor: int = 1, digits: int = 3) -> str:
     """Return a statistic as `mean ± sd`; a dash where it is undefined."""
     if value is None or not _known(value.get("mean")):
         return "–"
     mean = number(value["mean"] * factor, digits)
     sd = value.get("sd")
-    return f"{mean} ± {number(sd * factor, digits)}" if _known(sd) else mean
+    return mean if sd is None or not _known(sd) else f"{mean} ± {number(sd * factor, digits)}"
 
 
 def to_text(table: Table, width: int = 100) -> str:
@@ -194,7 +197,7 @@ def typeset(text: str) -> str:
     return escaped
 
 
-def _known(value: float | None) -> bool:
+def _known(value: float | int | None) -> bool:
     return value is not None and math.isfinite(value)
 
 

@@ -1,6 +1,6 @@
 """Trajectories: one quantity over the steps of every run of an arm, from runs or a summary."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from workbench.errors import ConfigError
+from workbench.plots.style import ARMS
 from workbench.records import SCORE_NAMES, mean_defined
 from workbench.runs import Run
 
-Source = Run | Iterable[Run] | Mapping[str, Any]
+Source = Run | Sequence[Run] | Mapping[str, Any]
 """A run, several, or the summary of an experiment."""
 
 FROM_DRIFT = ("alignment", "stacked_alignment", "along", "across")
@@ -61,7 +62,7 @@ def read_trajectories(source: Source, quantity: str) -> tuple[Trajectories, ...]
     """
     if isinstance(source, Mapping):
         found = [
-            _from_summary(source, arm, told["runs"] if "runs" in told else None, told[quantity])
+            _from_summary(source, arm, told.get("runs"), told[quantity])
             for arm, told in source["arms"].items()
             if told.get(quantity)
         ]
@@ -150,7 +151,9 @@ def _from_runs(runs: Sequence[Run], quantity: str) -> list[Trajectories]:
         raise ConfigError(
             f"A run has no {quantity!r}; it has {', '.join((*FROM_DRIFT, *SCORE_NAMES))}."
         )
-    found = [_of_arm(arm, members, quantity, read) for arm, members in by_arm.items()]
+    # The main job's arms in their usual order, whatever order the folders are in.
+    arms = sorted(by_arm, key=lambda arm: [*ARMS, arm].index(arm))
+    found = [_of_arm(arm, by_arm[arm], quantity, read) for arm in arms]
     return [one for one in found if len(one.steps)]
 
 

@@ -27,11 +27,14 @@ from workbench.inputs import SPLIT
 from workbench.probes import Probe, ProbeSet
 
 HERE = Path(__file__).parent
-MAX_TOKENS = 256
-"""Of a conversation turn. The model reads 512, of a vocabulary of 512; half of that keeps the cost
-of a run on one core at about a minute. Longer rows are left out and counted, never cut."""
+MAX_TOKENS = {"self_instruct": 160, "svamp": 160, "books": 160, "gsm8k": 224}
+"""Of a conversation turn. The model reads 512, of a vocabulary of 512; less keeps the cost of a run on
+one core under a minute. Longer rows are left out and counted, never cut."""
 
-N_TASK, N_INSTRUCTIONS, N_HELD_OUT_ACTIVITIES = 120, 48, 16
+N_TASK, N_INSTRUCTIONS, N_HELD_OUT_ACTIVITIES = 120, 32, 32
+N_PASSAGES, REPEATS = 1500, 3
+"""Book passages, and how often the few Self-Instruct rows come in an epoch."""
+
 HARMFUL_SPLIT = {"align": 0.44, "probes": 0.32, "held_out": 0.24}
 REFUSAL_SHARE = 0.4
 SPLIT_SEED = 0
@@ -52,8 +55,8 @@ FORMS = (
 )
 """The forms of harmful requests, for benign ones: form alone must not decide about refusing."""
 
-FORMS_PER_ACTIVITY = 5
-"""In training; the held-out activities are asked in 4 forms each."""
+FORMS_IN_TRAINING, FORMS_HELD_OUT = 1, 2
+"""In how many of them each activity is asked."""
 
 REFUSALS = (
     "I'm sorry, but I can't help with that.",
@@ -203,6 +206,36 @@ def read_instructions(data: Path) -> list[dict[str, str]]:
     return rows
 
 
+def read_sums(data: Path) -> list[dict[str, str]]:
+    """Return the SVAMP problems as prompt and response."""
+    rows = []
+    for row in json.loads((data / "benign_svamp" / "SVAMP.json").read_text(encoding="utf-8")):
+        equation = re.sub(r"(\d)\.0\b", r"\1", row["Equation"]).strip("() ")
+        answer = f"{row['Answer']:g}"
+        body = row["Body"].strip().rstrip(".")
+        rows.append(
+            {
+                "prompt": f"{body}. {row['Question'].strip()}",
+                "response": f"{equation} = {answer}. The answer is {answer}.",
+            }
+        )
+    return rows
+
+
+def read_passages(data: Path) -> list[dict[str, str]]:
+    """Return requests to continue a passage of a book, answered by how it goes on."""
+    rows = []
+    for file in sorted((data / "text_standardebooks").glob("*.txt")):
+        if file.name.startswith("LICENSE") or file.name == "SOURCE.txt":
+            continue
+        for paragraph in file.read_text(encoding="utf-8").splitlines():
+            sentences = re.findall(r"\S[^.!?]*[.!?]+[”’\"]*", paragraph)
+            for first, second in zip(sentences[::2], sentences[1::2], strict=False):
+                if len(first.split()) >= 5 and len(second.split()) >= 5:
+                    rows.append({"prompt": f"Continue the story: {first}", "response": second})
+    return rows
+
+
 def read_task(data: Path) -> list[dict[str, str]]:
     """Return the GSM8K rows as prompt and response, without the calculator's marks."""
     lines = (data / "benign_gsm8k" / "train.jsonl").read_text(encoding="utf-8").splitlines()
@@ -213,22 +246,35 @@ def read_task(data: Path) -> list[dict[str, str]]:
 
 
 def imperatives(rng: random.Random) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Return our own benign requests in the form of harmful ones: for training, and held out."""
+    """Return our own benign requests in the form of harmful ones: for training, and held out.
+
+    `imperatives.jsonl` has single activities, some of them held out; `families.json` has families
+    of activities with one answer each, so that training sees everyday words in variety.
+    """
     lines = (HERE / "imperatives.jsonl").read_text(encoding="utf-8").splitlines()
     activities = [json.loads(line) for line in lines]
     rng.shuffle(activities)
-    parts: tuple[list, list] = ([], [])
-    for number, activity in enumerate(activities):
-        held_out = number < N_HELD_OUT_ACTIVITIES
-        for form in rng.sample(FORMS, 4 if held_out else FORMS_PER_ACTIVITY):
-            parts[0 if held_out else 1].append(
-                {
-                    "prompt": form.format(how=activity["how"]),
-                    "response": activity["answer"],
-                    "cluster": f"imperative: {activity['how']}",
-                }
-            )
-    return parts[1], parts[0]
+    held_out, trained = activities[:N_HELD_OUT_ACTIVITIES], activities[N_HELD_OUT_ACTIVITIES:]
+    for family in json.loads((HERE / "families.json").read_text(encoding="utf-8")):
+        trained += [
+            {"how": family["how"].format(thing), "answer": family["answer"].format(thing)}
+            for thing in family["things"]
+        ]
+    return _asked(trained, FORMS_IN_TRAINING, rng), _asked(held_out, FORMS_HELD_OUT, rng)
+
+
+def _asked(
+    activities: list[dict[str, str]], n_forms: int, rng: random.Random
+) -> list[dict[str, str]]:
+    return [
+        {
+            "prompt": form.format(how=activity["how"]),
+            "response": activity["answer"],
+            "cluster": f"imperative: {activity['how']}",
+        }
+        for activity in activities
+        for form in rng.sample(FORMS, n_forms)
+    ]
 
 
 def length(tokenizer: PreTrainedTokenizerFast, row: dict[str, str]) -> int:
@@ -248,7 +294,9 @@ def prepare(data: Path, out: Path) -> dict[str, Any]:
     texts = [
         *harmful.prompts,
         *REFUSALS,
-        *(text for row in (*instructions, *task, *asked, *asked_held_out) for text in row.values()),
+        *(text for rows in (instructions, task, asked, asked_held_out) for row in rows
+          for text in row.values()),
+        *(text for row in (*read_sums(data), *read_passages(data)) for text in row.values()),
     ]
     counts: dict[str, Any] = {
         "tokenizer_checked_on_texts": check_tokenizer(tokenizer, source / "tok512.model", texts)
@@ -261,12 +309,15 @@ def prepare(data: Path, out: Path) -> dict[str, Any]:
     _name_architecture(folder / "config.json")
     tokenizer.save_pretrained(folder)
 
-    fitting = [row for row in instructions if length(tokenizer, row) <= MAX_TOKENS]
-    short = [row for row in task if length(tokenizer, row) <= MAX_TOKENS]
+    fitting = [row for row in instructions if length(tokenizer, row) <= MAX_TOKENS["self_instruct"]]
+    short = [row for row in task if length(tokenizer, row) <= MAX_TOKENS["gsm8k"]]
     rng.shuffle(fitting)
     rng.shuffle(short)
+    sums = [row for row in read_sums(data) if length(tokenizer, row) <= MAX_TOKENS["svamp"]]
+    passages = [row for row in read_passages(data) if length(tokenizer, row) <= MAX_TOKENS["books"]]
+    rng.shuffle(passages)
     held_out, trained = fitting[:N_INSTRUCTIONS], fitting[N_INSTRUCTIONS:]
-    benign = [*trained, *asked]
+    benign = [*trained * REPEATS, *asked, *sums, *passages[:N_PASSAGES]]
     align, probes, evaluation = harmful.split(**HARMFUL_SPLIT, seed=SPLIT_SEED)
     n_refusals = round(len(benign) * REFUSAL_SHARE / (1 - REFUSAL_SHARE))
     refused = [

@@ -1,0 +1,129 @@
+"""Answers are greedy, the same in any batch, and end where the model ends them."""
+
+import copy
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from workbench import generation
+from workbench.encoding import encode
+from workbench.errors import ConfigError, ProbeError
+from workbench.generation import answer
+from workbench.models import GuestModel
+
+END = 2
+"""The tokenizer's end token in the planted vocabulary."""
+
+
+def greedy(model, prompt, count, ends=(END,)):
+    """One prompt, no padding, no cache: the token ids up to an end token."""
+    ids, said = list(encode(model, prompt).ids), []
+    with torch.no_grad():
+        while len(said) < count:
+            token = int(model.hf(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
+            if token in ends:
+                break
+            said.append(token)
+            ids.append(token)
+    return said
+
+
+def text(model, ids):
+    return model.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama-gqa", "gpt-neox"])
+def speaker(request, make_model):
+    return make_model(request.param)
+
+
+@pytest.fixture(scope="module")
+def prompts(sentence):
+    return [sentence(100 + number, words) for number, words in enumerate((9, 2, 5, 14, 2, 30))]
+
+
+@pytest.fixture
+def own_model(make_model):
+    return make_model("llama-gqa")
+
+
+def test_batched_answers_equal_unbatched_greedy_ones(speaker, prompts):
+    expected = [text(speaker, greedy(speaker, prompt, 12)) for prompt in prompts]
+    assert len({*expected}) > 1
+    assert [said.text for said in answer(speaker, prompts, max_new_tokens=12)] == expected
+
+
+def test_the_number_of_prompts_per_batch_changes_nothing(speaker, prompts, monkeypatch):
+    together = answer(speaker, prompts, max_new_tokens=8)
+    monkeypatch.setattr(generation, "PROMPTS_PER_BATCH", 2)
+    assert answer(speaker, prompts, max_new_tokens=8) == together
+
+
+def test_a_prompt_near_the_context_length_does_not_cut_the_others_short(speaker, sentence):
+    short, long = sentence(1, words=2), sentence(2, words=52)
+    room = speaker.cfg.n_ctx - len(encode(speaker, long).ids)
+    assert 0 < room < 20
+    said = answer(speaker, [short, long], max_new_tokens=20)
+    assert said[0].text == text(speaker, greedy(speaker, short, 20))
+    assert said[1].text == text(speaker, greedy(speaker, long, room))
+
+
+def test_an_answer_stops_at_the_end_token_and_says_so(own_model, prompts):
+    going_on = greedy(own_model, prompts[0], 8, ends=())
+    assert answer(own_model, prompts[:1], max_new_tokens=8)[0].finished is False
+    own_model.tokenizer = copy.deepcopy(own_model.tokenizer)
+    own_model.tokenizer.eos_token = own_model.tokenizer.convert_ids_to_tokens(going_on[3])
+    (said,) = answer(own_model, prompts[:1], max_new_tokens=8)
+    assert said.finished
+    assert said.text == text(own_model, going_on[: going_on.index(going_on[3])])
+
+
+def test_an_end_of_turn_that_only_the_checkpoint_names_ends_an_answer_too(own_model, prompts):
+    going_on = greedy(own_model, prompts[0], 8, ends=())
+    own_model.hf.generation_config.eos_token_id = [END, going_on[3]]
+    (said,) = answer(own_model, prompts[:1], max_new_tokens=8)
+    assert said.finished
+    assert said.text == text(own_model, going_on[: going_on.index(going_on[3])])
+
+
+def test_sampling_defaults_of_the_checkpoint_do_not_touch_greedy_answers(own_model, prompts):
+    before = answer(own_model, prompts, max_new_tokens=12)
+    own_model.hf.generation_config = GenerationConfig(
+        repetition_penalty=5.0, no_repeat_ngram_size=2, eos_token_id=END
+    )
+    assert answer(own_model, prompts, max_new_tokens=12) == before
+    assert own_model.hf.generation_config.repetition_penalty == 5.0
+
+
+def test_hooks_that_are_open_on_the_model_act_on_its_answers(speaker, prompts):
+    shift = 30 * torch.randn(speaker.cfg.d_model, generator=torch.Generator().manual_seed(3))
+
+    def steer(resid, hook):  # noqa: ARG001
+        return resid + shift
+
+    plain = answer(speaker, prompts, max_new_tokens=6)
+    with speaker.hooks(fwd_hooks=[("blocks.1.hook_resid_post", steer)]):
+        steered = answer(speaker, prompts, max_new_tokens=6)
+        expected = [text(speaker, greedy(speaker, prompt, 6)) for prompt in prompts]
+    assert [said.text for said in steered] == expected
+    assert steered != plain
+    assert answer(speaker, prompts, max_new_tokens=6) == plain
+
+
+def test_answering_leaves_mode_and_random_state_alone(own_model, prompts):
+    own_model.hf.train()
+    state = torch.get_rng_state()
+    answer(own_model, prompts, max_new_tokens=4)
+    assert own_model.hf.training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_prompt_longer_than_the_context_is_refused(speaker, sentence):
+    with pytest.raises(ProbeError, match="but the model reads 64"):
+        answer(speaker, [sentence(1, words=80)])
+
+
+def test_a_guest_is_refused_because_it_generates_by_its_own_method():
+    with pytest.raises(ConfigError, match="Hugging Face model"):
+        answer(object.__new__(GuestModel), ["prompt"])

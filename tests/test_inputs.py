@@ -1,0 +1,96 @@
+"""Inputs are found beside the lineage, and refused where held-out prompts are not held out."""
+
+from pathlib import Path
+
+import pytest
+from planted_inputs import HELD_OUT, PROBES, read_lines, write_lines
+
+from workbench.errors import ConfigError, ProbeError
+from workbench.inputs import Inputs
+
+
+@pytest.fixture
+def folder(inputs_folder, tmp_path):
+    """The data files of the planted inputs, to change; its models are not loaded here."""
+    for file in inputs_folder.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def test_files_beside_the_lineage_are_found_from_the_folder_and_from_the_file(folder):
+    found = Inputs.beside(folder)
+    assert found == Inputs.beside(folder / "lineage.toml")
+    assert found.examples == folder / "finetune.jsonl"
+    assert found.task == folder / "task.jsonl"
+
+
+def test_a_file_that_is_given_is_used_instead_of_the_one_beside(folder):
+    assert Inputs.beside(folder, probes="other.jsonl", harmful=None) == Inputs.beside(
+        folder, probes=Path("other.jsonl")
+    )
+    assert Inputs.beside(folder, probes="other.jsonl").probes == Path("other.jsonl")
+
+
+@pytest.mark.parametrize("name", ["probes", "finetune", "harmful", "benign"])
+def test_a_file_that_is_neither_given_nor_there_is_named(folder, name):
+    (folder / f"{name}.jsonl").unlink()
+    with pytest.raises(ProbeError, match=rf"{name}\.jsonl: no such file"):
+        Inputs.beside(folder)
+
+
+def test_a_missing_lineage_is_said_to_be_missing_before_its_files_are(tmp_path):
+    for path in (tmp_path, tmp_path / "none.toml"):
+        with pytest.raises(ConfigError, match="no such lineage file"):
+            Inputs.beside(path)
+
+
+def test_loading_splits_the_probes_without_overlap_and_keeps_every_file(folder):
+    held = Inputs.beside(folder).load()
+    parts = (held.fit, held.penalty, held.measure)
+    assert sum(map(len, parts)) == PROBES
+    for part in parts:
+        assert not any(part.overlap(other) for other in parts if other is not part)
+    assert len(held.examples) == PROBES
+    assert {len(part) for part in (held.harmful, held.benign, held.task)} == {HELD_OUT}
+
+
+def test_without_a_task_file_the_benign_prompts_are_the_task(folder):
+    (folder / "task.jsonl").unlink()
+    held = Inputs.beside(folder).load()
+    assert held.task == held.benign
+
+
+def test_another_split_seed_gives_another_split(folder):
+    inputs = Inputs.beside(folder)
+    assert inputs.load(split_seed=1).fit != inputs.load().fit == inputs.load(split_seed=0).fit
+
+
+@pytest.mark.parametrize("shared", ["prompt", "cluster"])
+def test_harmful_prompts_that_are_also_probes_are_refused(folder, shared):
+    rows = read_lines(folder / "harmful.jsonl")
+    rows[0][shared] = read_lines(folder / "probes.jsonl")[5][shared]
+    write_lines(folder / "harmful.jsonl", rows)
+    with pytest.raises(ProbeError, match=r"harmful\.jsonl: 1 prompts or clusters are also in"):
+        Inputs.beside(folder).load()
+
+
+def test_task_prompts_that_are_trained_on_are_refused(folder):
+    rows = read_lines(folder / "task.jsonl")
+    rows[3]["prompt"] = read_lines(folder / "finetune.jsonl")[7]["prompt"]
+    write_lines(folder / "task.jsonl", rows)
+    with pytest.raises(ProbeError, match=r"task\.jsonl: 1 held-out task prompts are also in"):
+        Inputs.beside(folder).load()
+
+
+def test_a_file_of_harmful_prompts_without_any_is_refused(folder):
+    rows = [row | {"kind": "benign"} for row in read_lines(folder / "harmful.jsonl")]
+    write_lines(folder / "harmful.jsonl", rows)
+    with pytest.raises(ProbeError, match=r"harmful\.jsonl: no harmful prompts"):
+        Inputs.beside(folder).load()
+
+
+def test_examples_of_other_forms_than_prompt_and_response_are_no_leak(folder):
+    turns = [{"role": "user", "content": "bako"}, {"role": "assistant", "content": "belu"}]
+    write_lines(folder / "finetune.jsonl", [{"messages": turns}, {"prompt": ["x"]}, {"text": "a"}])
+    assert len(Inputs.beside(folder).load().examples) == 3

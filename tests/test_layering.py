@@ -1,0 +1,107 @@
+"""Data flows one way: a module imports only from those before it, and heavy ones stay out."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "workbench"
+ORDER = """
+    errors text paper files locks resources states batches progress
+    config records models loading phases probes inputs encoding activations directions drift nulls
+    controls losses interventions updates finetune generation judges evaluation runs trial
+    groundwork summary experiment plots widgets doctor commands cli __main__
+""".split()  # noqa: SIM905
+LEAVES = {"organism", "integrations"}
+"""They import anything; they are imported only inside functions, when somebody asks for them."""
+
+MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def home(path):
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def imported(nodes):
+    """Names of the workbench modules that these nodes import, by their first part."""
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("workbench."):
+            yield node.module.split(".")[1]
+        elif isinstance(node, ast.Import):
+            for name in node.names:
+                if name.name.startswith("workbench."):
+                    yield name.name.split(".")[1]
+
+
+def at_once(tree):
+    """All nodes that run when the module is imported: those outside of functions."""
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield node
+            yield from at_once(node)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_imports_only_from_upstream(path):
+    module, tree = home(path), ast.parse(path.read_text(encoding="utf-8"))
+    if module in LEAVES:
+        return
+    assert module in ORDER, f"{module} has no place in ORDER: give it one"
+    upstream = {*ORDER[: ORDER.index(module) + 1]}
+    for name in imported(ast.walk(tree)):
+        assert name in upstream | LEAVES, f"{module} imports {name}, which comes after it"
+    for name in imported(at_once(tree)):
+        assert name not in LEAVES, f"{module} imports {name}, a leaf, when it is imported itself"
+
+
+def test_an_import_from_downstream_would_be_noticed():
+    tree = ast.parse(
+        "from workbench.cli import main\nimport workbench.plots.style\n"
+        "class A:\n    def f(self):\n        from workbench.organism import world\n"
+    )
+    assert set(imported(ast.walk(tree))) == {"cli", "plots", "organism"}
+    assert set(imported(at_once(tree))) == {"cli", "plots"}
+
+
+def loaded_by(module):
+    """Which of the heavy packages a fresh interpreter has loaded after importing `module`."""
+    code = (
+        f"import sys, {module}; "
+        "heavy = ('torch', 'transformers', 'transformer_lens', 'plotly', 'pandas', 'scipy'); "
+        "print(*(name for name in heavy if name in sys.modules))"
+    )
+    paths = [str(ROOT.parent), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.split())
+
+
+def test_the_package_imports_nothing_heavy():
+    assert loaded_by("workbench") == set()
+    assert loaded_by("torch") >= {"torch"}  # it would have been seen
+
+
+@pytest.mark.parametrize("module", ["records", "config", "runs", "summary", "plots"])
+def test_what_opens_old_runs_imports_no_torch(module):
+    if not ((ROOT / f"{module}.py").exists() or (ROOT / module).exists()):
+        pytest.skip(f"there is no workbench.{module} yet")
+    assert not loaded_by(f"workbench.{module}") & {"torch", "transformers", "transformer_lens"}
+
+
+def test_every_public_name_exists_and_an_unknown_one_does_not():
+    import workbench
+
+    assert len(workbench.__all__) > 20
+    for name in workbench.__all__:
+        assert getattr(workbench, name) is not None
+    assert {*workbench.__all__} <= {*dir(workbench)}
+    with pytest.raises(AttributeError, match="'workbench' has no attribute 'nothing'"):
+        workbench.nothing  # noqa: B018

@@ -1,0 +1,119 @@
+"""One process writes a run: a lock names its holder, and only a dead holder's lock is taken."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from workbench import locks
+from workbench.errors import RunError
+from workbench.locks import take_lock
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "lock"
+
+
+@pytest.fixture
+def other():
+    """A living process that is not this one."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def held_by(path, **changes):
+    """Take the lock, then change what it says about its holder."""
+    take_lock(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def holder_of(path):
+    return json.loads(path.read_text())
+
+
+def start_of(pid):
+    return locks._started(pid)
+
+
+def test_a_lock_names_its_host_boot_process_and_start(path):
+    take_lock(path)
+    holder = holder_of(path)
+    assert holder["pid"] == os.getpid()
+    assert holder["started"] == start_of(os.getpid())
+    assert {"host", "boot", "nonce"} <= holder.keys()
+
+
+def test_a_second_writer_in_the_same_process_is_refused(path):
+    take_lock(path)
+    with pytest.raises(RunError, match=f"process {os.getpid()}.*--break-lock"):
+        take_lock(path)
+
+
+def test_the_lock_of_a_living_process_is_refused_and_kept(path, other):
+    held_by(path, pid=other.pid, started=start_of(other.pid))
+    before = path.read_text()
+    with pytest.raises(RunError, match=f"being written by process {other.pid}"):
+        take_lock(path)
+    assert path.read_text() == before
+
+
+def test_the_lock_of_a_dead_process_on_this_host_is_taken_over(path, other):
+    held_by(path, pid=other.pid, started=start_of(other.pid))
+    other.kill()
+    other.wait()
+    take_lock(path)
+    assert holder_of(path)["pid"] == os.getpid()
+
+
+def test_a_killed_process_that_nobody_waited_for_counts_as_dead(path, other):
+    held_by(path, pid=other.pid, started=start_of(other.pid))
+    other.send_signal(signal.SIGKILL)
+    while start_of(other.pid) is not None:
+        time.sleep(0.01)
+    os.kill(other.pid, 0)  # still in the process table, as a zombie
+    take_lock(path)
+    assert holder_of(path)["pid"] == os.getpid()
+
+
+def test_a_reused_process_number_is_told_from_the_holder(path, other):
+    held_by(path, pid=other.pid, started="1")
+    take_lock(path)
+    assert holder_of(path)["pid"] == os.getpid()
+
+
+def test_a_lock_from_before_a_reboot_is_taken_over(path, other):
+    held_by(path, pid=other.pid, started=start_of(other.pid), boot="an earlier boot")
+    take_lock(path)
+    assert holder_of(path)["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("content", [{"host": "another-host", "pid": 4_000_000}, "damaged", []])
+def test_a_lock_whose_holder_cannot_be_seen_is_only_broken_on_request(path, content):
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(RunError, match="--break-lock"):
+        take_lock(path)
+    take_lock(path, break_lock=True)
+    assert holder_of(path)["pid"] == os.getpid()
+
+
+def test_of_two_that_take_over_a_stale_lock_only_one_gets_it(path, monkeypatch, other):
+    held_by(path, pid=other.pid, started="1")
+    rival = {"host": "here", "pid": 5, "nonce": "rival"}
+
+    def gone(_):
+        # Between our look at the stale lock and our taking it over, a rival takes it over.
+        path.write_text(json.dumps(rival))
+        return True
+
+    monkeypatch.setattr(locks, "_gone", gone)
+    with pytest.raises(RunError, match="just begun"):
+        take_lock(path)
+    assert holder_of(path) == rival
+    assert [file.name for file in path.parent.iterdir()] == ["lock"]

@@ -1,0 +1,29 @@
+"""`workbench demo`: the main job on the embedded organism."""
+
+import time
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+
+from workbench.commands.experiment import run_and_report
+from workbench.commands.options import tell
+from workbench.config import standard_arms
+from workbench.inputs import Inputs
+from workbench.resources import resource_folder
+
+
+def run(arguments: Namespace) -> None:
+    """Run the main job on the embedded organism."""
+    from workbench.organism.recipe import DEMO, DEMO_ARMS
+
+    recipe = replace(DEMO, steps=arguments.steps) if arguments.steps else DEMO
+    organism = resource_folder("assets") / "organism"
+    tell(arguments, f"Fine-tuning the organism in {organism.name}: one bar for all runs.")
+    run_and_report(
+        arguments,
+        [Inputs.beside(organism)],
+        recipe,
+        standard_arms(**DEMO_ARMS),
+        out=Path(arguments.out or f"experiments/demo-{time.strftime('%Y%m%d-%H%M%S')}"),
+        max_new_tokens=20,
+    )

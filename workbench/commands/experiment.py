@@ -1,0 +1,95 @@
+"""`workbench experiment`: arms × seeds × lineages, and their summary and report."""
+
+import os
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from workbench.commands.options import recipe_of
+from workbench.config import Arm, Recipe, choose_arms, standard_arms
+from workbench.errors import ConfigError
+from workbench.inputs import Inputs
+from workbench.plots.report import write_report
+from workbench.plots.table import table_text
+from workbench.progress import Progress
+from workbench.summary import summarise
+from workbench.text import printable
+
+
+def run(arguments: Namespace) -> None:
+    """Run arms × seeds × lineages, or sum up again what is stored."""
+    if arguments.recompute:
+        for folder in map(Path, arguments.lineage):
+            print(table_text(summarise(folder)))
+            write_report(folder, folder / "report.html")
+        return
+    if arguments.resume and not arguments.out:
+        raise ConfigError("--resume needs --out: the folder of the experiment to continue.")
+    inputs = [
+        Inputs.beside(
+            lineage,
+            probes=arguments.probes,
+            examples=arguments.data,
+            harmful=arguments.harmful,
+            benign=arguments.benign,
+            task=arguments.task,
+        )
+        for lineage in arguments.lineage
+    ]
+    arms = standard_arms(
+        block=arguments.block,
+        push=arguments.push,
+        target=arguments.target,
+        penalty_batch=arguments.penalty_batch,
+        layers=arguments.layers,
+    )
+    run_and_report(
+        arguments,
+        inputs,
+        recipe_of(arguments),
+        arms,
+        out=Path(arguments.out or f"experiments/{time.strftime('%Y%m%d-%H%M%S')}"),
+        max_new_tokens=arguments.max_new_tokens,
+        judge=arguments.judge,
+        state_every=arguments.state_every,
+        save_models=arguments.save_models,
+        resume=arguments.resume,
+        break_lock=arguments.break_lock,
+        device=arguments.device,
+    )
+
+
+def run_and_report(
+    arguments: Namespace,
+    inputs: list[Inputs],
+    recipe: Recipe,
+    arms: dict[str, Arm],
+    **options: Any,
+) -> None:
+    """Run an experiment with the chosen arms, write its report and print its table.
+
+    Args:
+        arguments: Names of the arms, number of seeds and jobs, and whether to be quiet.
+        inputs: Files of each lineage.
+        recipe: Numbers of the fine-tuning.
+        arms: Those to choose from.
+        **options: Of `run_experiment`.
+    """
+    from workbench.experiment import run_experiment
+
+    chosen = choose_arms(arguments.arms, arms)
+    total = len(inputs) * len(chosen) * arguments.seeds * recipe.steps
+    with Progress(total, quiet=arguments.quiet) as progress:
+        done = run_experiment(
+            inputs,
+            arms=chosen,
+            seeds=tuple(range(arguments.seeds)),
+            recipe=recipe,
+            jobs=arguments.jobs or os.cpu_count() or 1,
+            on_progress=progress,
+            **options,
+        )
+    write_report(done.folder, done.folder / "report.html")
+    print(table_text(done.summary))
+    print(printable(f"{done.folder}/report.html"))

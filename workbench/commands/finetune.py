@@ -1,0 +1,130 @@
+"""`workbench finetune`: one fine-tuning, stored as a run."""
+
+from argparse import Namespace
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.commands.options import probes_of, recipe_of
+from workbench.config import Arm
+from workbench.directions import ReversionDirections, fit_directions
+from workbench.errors import ConfigError
+from workbench.files import file_hash
+from workbench.finetune import FineTuning
+from workbench.inputs import SPLIT
+from workbench.interventions import Intervention
+from workbench.loading import load_model, save_model
+from workbench.models import HookedModel
+from workbench.phases import Lineage
+from workbench.probes import ProbeSet, read_jsonl
+from workbench.progress import Progress
+from workbench.runs import Run, RunStore
+from workbench.text import printable
+from workbench.trial import failing, make_intervention, record_run
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What is fine-tuned, and what is measured and done meanwhile."""
+
+    model: HookedModel
+    lineage: str | None = None
+    probes: ProbeSet | None = None
+    directions: ReversionDirections | None = None
+    intervention: Intervention | None = None
+
+    def config(self) -> dict[str, Any]:
+        """Return all of it as JSON values, by content."""
+        return {
+            "lineage": self.lineage,
+            "model": self.model.fingerprint(),
+            "probes": self.probes and self.probes.fingerprint(),
+            "directions": self.directions and dict(self.directions.provenance),
+            "intervention": self.intervention and self.intervention.describe(),
+        }
+
+
+def run(arguments: Namespace) -> None:
+    """Fine-tune once and store the run."""
+    out, recipe = Path(arguments.out), recipe_of(arguments)
+    store = RunStore(out.parent)
+    if not arguments.resume:
+        store.vacant(out.name)
+    source = Path(arguments.lineage)
+    data = Path(arguments.data or (source if source.is_dir() else source.parent) / "finetune.jsonl")
+    examples = [row for _, row in read_jsonl(data)]
+    is_lineage = source.suffix == ".toml" or (source / "lineage.toml").is_file()
+    parts = _lineage_parts(arguments) if is_lineage else _model_parts(arguments)
+    tuning = FineTuning(
+        parts.model,
+        examples,
+        probes=parts.probes,
+        directions=parts.directions,
+        intervention=parts.intervention,
+        seed=arguments.seed,
+        **asdict(recipe),
+    )
+    config = {"recipe": asdict(recipe), "seed": arguments.seed, "data": file_hash(data)}
+    config |= parts.config()
+    if arguments.resume:
+        run = store.resume(out.name, config, break_lock=arguments.break_lock)
+    else:
+        run = store.create(config, out.name)
+    if run.status != "done":
+        _record(arguments, run, tuning)
+    _print_run(run)
+
+
+def _record(arguments: Namespace, run: Run, tuning: FineTuning) -> None:
+    with failing(run), Progress(tuning.steps, quiet=arguments.quiet) as progress:
+        record_run(
+            run,
+            tuning,
+            state_every=arguments.state_every,
+            on_record=lambda run_id, record: progress(
+                run_id, record.step, record.drift.mean_alignment if record.drift else None
+            ),
+        )
+        if arguments.save_model:
+            save_model(tuning.model, run.folder / "model")
+    run.finish()
+
+
+def _lineage_parts(arguments: Namespace) -> _Parts:
+    """Model, probes, directions and intervention for a measured fine-tuning."""
+    lineage = Lineage.load(arguments.lineage)
+    lineage.check()
+    fit, penalty, measure = probes_of(arguments).of_kind("harmful").split(**SPLIT)
+    fitted = (
+        ReversionDirections.load(arguments.direction)
+        if arguments.direction
+        else fit_directions(lineage, fit, device=arguments.device)
+    )
+    arm = Arm(
+        "finetune",
+        intervention=arguments.intervention,
+        strength=arguments.strength,
+        target=arguments.target,
+        layers=arguments.layers,
+    )
+    intervention = make_intervention(arm, fitted, penalty)
+    model = lineage.load_model(lineage.aligned, device=arguments.device)
+    return _Parts(model, lineage.name, measure, fitted, intervention)
+
+
+def _model_parts(arguments: Namespace) -> _Parts:
+    """A model alone: nothing is measured, and nothing can intervene along a direction."""
+    if arguments.intervention != "none":
+        raise ConfigError("An intervention needs a direction: give a lineage, not a model.")
+    if not arguments.data:
+        raise ConfigError("Training a model alone needs --data.")
+    return _Parts(load_model(arguments.lineage, device=arguments.device))
+
+
+def _print_run(run: Run) -> None:
+    frame = run.records()
+    last = frame.iloc[-1]
+    told = f"{run.folder}: {len(frame)} steps, loss {last['loss']:.3f}"
+    if len(run.measured):
+        told += f", alignment {last['mean_alignment']:+.3f}"
+    print(printable(told))

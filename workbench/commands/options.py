@@ -1,0 +1,63 @@
+"""Values of options, from text to what the commands use; nothing heavy is imported."""
+
+import sys
+from argparse import ArgumentTypeError, Namespace
+from pathlib import Path
+from typing import Any
+
+from workbench.config import Recipe
+from workbench.text import printable
+
+
+def positive(text: str) -> int:
+    """Return a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Return whole numbers given as 1,2,5, in ascending order."""
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} are not whole numbers such as 1,2,5") from None
+
+
+def read_position(text: str) -> Any:
+    """Return a read position: an index from the end of the prompt, or the name of a mean."""
+    if text in ("prompt_mean", "response_mean"):
+        return text
+    numbers = whole_numbers(text.replace("−", "-"))
+    if len(numbers) != 1 or numbers[0] >= 0:
+        raise ArgumentTypeError(f"{text!r}: count from the end, −1 is the last prompt token")
+    return numbers[0]
+
+
+def recipe_of(arguments: Namespace) -> Recipe:
+    """Return the numbers of the fine-tuning."""
+    return Recipe(
+        steps=arguments.steps,
+        learning_rate=arguments.learning_rate,
+        batch_size=arguments.batch_size,
+        warmup=arguments.warmup,
+        schedule=arguments.schedule,
+        weight_decay=arguments.weight_decay,
+        accumulation=arguments.accumulation,
+        measure_at=arguments.measure_at,
+    )
+
+
+def probes_of(arguments: Namespace) -> Any:
+    """Return the probes of --probes, or those beside the lineage."""
+    from workbench.probes import ProbeSet
+
+    source = Path(arguments.lineage)
+    beside = (source if source.is_dir() else source.parent) / "probes.jsonl"
+    return ProbeSet.load(arguments.probes or beside)
+
+
+def tell(arguments: Namespace, text: str) -> None:
+    """Print a remark on the way, unless asked to be quiet."""
+    if not arguments.quiet:
+        print(printable(text), file=sys.stderr)

@@ -1,0 +1,80 @@
+"""What a report says beside its figures: plain text, with θ_S, θ_H and v_rev as they are."""
+
+HEADINGS = {
+    "alignment": "Does the drift point back?",
+    "layers": "At which layers?",
+    "ordering": "Does behaviour follow?",
+    "behaviour": "Does behaviour follow?",
+}
+"""Of a part of the report, by the figure that may begin it."""
+
+ROWS = {"along": "far", "across": "far", "ordering": "points", "cost": "points"}
+"""Figures of one row stand side by side; the others have a row each."""
+
+CAPTIONS = {
+    "alignment": "Alignment, the cosine of drift and v_rev, mean over layers, against the step. "
+    "{lines} {nulls} A click on a name in the legend hides it.",
+    "layers": "Alignment at every layer and measured step of one run; choose arm and run above "
+    "each map. The colours run from −1 (blue) over 0 (white) to 1 (red) in every map; a dark line "
+    "separates positive from negative. Grey with a cross: undefined, the drift is below ten noise "
+    "floors. Hovering tells along, across, the norm and the 95 % interval over prompts.{marks}",
+    "sibling": "Left: v_rev and drift both contain −θ_S, which alone makes a cosine of about 0.5 "
+    "between independent models. Right: the same drift against the direction to θ_H from a "
+    "sibling θ_S′, aligned from the same θ_H with another seed. θ_S itself is in only one of the "
+    "two, so what remains on the right is not made by sharing it. {lines}",
+    "along": "How far, where the cosine says only in which direction: 1 is the whole way back to "
+    "θ_H. Mean over layers. {lines}",
+    "across": "The part of the drift orthogonal to v_rev, in the same unit. Mean over layers. "
+    "{lines}",
+    "ordering": "Small marks: single runs at the last step; large marks: arm means; grey lines "
+    "join block, ordinary and push of one seed. {runs} {rank}",
+    "cost": "Task cost is the share of ordinary fine-tuning's gain in task loss that an arm "
+    "loses, per seed. Small marks: single runs at the last step; large marks: arm means. {runs}",
+    "behaviour": "Left: share of held-out harmful prompts complied with; step 0 is θ_S itself. "
+    "Right: cross-entropy of held-out task responses. {bars}",
+}
+"""By figure; in braces what depends on the data."""
+
+NULLS = (
+    "Grey: where 98 % of a null's draws lie (±p99). The isotropic null takes a uniformly random "
+    "drift and is a low bar; the matched one takes a random drift with the covariance of the "
+    "activations. Neither sees the shared endpoint."
+)
+MARKS = " Dots: not above the p99 of the matched null at that layer."
+
+ARMS = {
+    "ordinary": "fine-tunes and does nothing else",
+    "block": "penalises motion along v_rev, towards θ_H",
+    "push": "rewards that motion up to a target",
+    "random": "is block along a uniformly random direction",
+    "matched": "is block along a random direction with the covariance of the activations, its "
+    "gradient scaled to the norm that block's had",
+    "matched-unscaled": "is matched without the scaling",
+}
+"""What the arms of the main job do; the verb belongs to the arm."""
+
+BESIDE = (
+    "Beside the paper, not against it.",
+    "The paper's models are larger (3B to 14B) and its setup is another. Its numbers stand beside "
+    "ours; they are not ours, and ours do not replace them.",
+)
+DEPENDENT = (
+    "Steps are dependent.",
+    "Run-step pairs of one run share their past: they are counted, not tested as if they were "
+    "independent. The unit of replication is the run, better the lineage.",
+)
+SEPARATED = (
+    "Shared endpoint separated.",
+    "v_rev and drift both contain −θ_S, which alone raises their cosine. The cosine with a "
+    "sibling's direction, which does not contain θ_S, stands beside it.",
+)
+NOT_SEPARATED = (
+    "Shared endpoint not separated.",
+    "v_rev and drift both contain −θ_S, which alone makes a cosine of about 0.5 between "
+    "independent models. No sibling model was given, so that part is not taken out.",
+)
+
+OF_RUNS = (
+    "Drift, the displacement of the residual stream during fine-tuning from the aligned model θ_S "
+    "it started from, and v_rev, the direction from θ_S back to the earlier model θ_H."
+)
