@@ -293,3 +293,11 @@ def inputs_folder(tmp_path_factory, lineage_file, sentence):
 
     folder = tmp_path_factory.mktemp("inputs") / "planted"
     return write_inputs(folder, lineage_file.parent, sentence)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unflushed():
+    """Nothing here has to survive a power cut, and waiting for the disk takes half of the time."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda _: None)
+        yield

@@ -1,7 +1,9 @@
 """Every input file of an experiment, beside a planted lineage; and small calls on them."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 PROBES, HELD_OUT = 24, 6
 ARMS = ("ordinary", "block", "matched")
@@ -53,3 +55,14 @@ def contents(folder, *patterns):
             if path.is_file() and path.name not in ("run.json", "experiment.json"):
                 found[str(path.relative_to(folder))] = path.read_bytes()
     return found
+
+
+def note_flushes(monkeypatch):
+    """Return a list that the names of flushed files and folders are added to."""
+    flushed = []
+
+    def flush(descriptor):
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    return flushed

@@ -176,6 +176,20 @@ def test_doctor_tells_what_a_lineage_needs_in_gigabytes(call, inputs_folder):
     assert call("doctor") in printed
 
 
+def test_organism_data_writes_the_files_of_an_experiment_and_nothing_over_others(
+    call, tmp_path, capsys
+):
+    out = tmp_path / "organism"
+    assert call("organism", "data", "--out", out, "--seed", "3") == f"{out}\n"
+    held = Inputs.beside(out).load()
+    assert held.lineage.judge == "organism"
+    assert min(map(len, (held.fit, held.penalty, held.measure, held.examples))) > 20
+    before = contents(out)
+    assert main(["organism", "data", "--out", str(out)]) == 2
+    assert "already used" in capsys.readouterr().err
+    assert contents(out) == before
+
+
 def test_a_hostile_lineage_name_is_inert_on_stdout(call, inputs_folder, tmp_path):
     text = (inputs_folder / "lineage.toml").read_text()
     text = text.replace('"planted"', '"\\u001b[31mred\\nline"').replace(

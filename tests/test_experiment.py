@@ -86,6 +86,11 @@ def test_the_summary_is_what_the_run_folders_say(done):
             assert stored == losses
 
 
+def test_a_step_of_the_paper_that_was_not_reached_is_said_to_be_not_measured(done):
+    told = {row["quantity"]: row["ours"] for row in done.summary["paper"]}
+    assert told["cos(drift, v_rev) at step 20"] == "not measured"
+
+
 def test_the_groundwork_is_v_rev_of_the_fit_split_and_a_sibling_apart(done, inputs_folder):
     folder = done.folder / "lineages/planted"
     held = Inputs.beside(inputs_folder).load()

@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from planted_inputs import note_flushes
 
 from workbench import files
 from workbench.files import file_hash, write_atomic, write_json
@@ -14,6 +15,12 @@ def test_a_written_file_holds_its_content_and_nothing_else_is_left(tmp_path):
     write_atomic(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"new"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_the_content_is_flushed_before_the_name_and_the_folder(tmp_path, monkeypatch):
+    flushed = note_flushes(monkeypatch)
+    write_atomic(tmp_path / "a", b"new")
+    assert flushed == [f".a.{os.getpid()}.tmp", tmp_path.name]
 
 
 @pytest.mark.parametrize("fails_at", ["fsync", "replace"])

@@ -179,7 +179,7 @@ def test_a_trace_scales_the_gradient_to_its_norm(aligned_model, directions, spli
     assert active.penalty_scale(1, 2.0) == 0.25
     assert active.penalty_scale(2, 2.0) == 1.5
     assert active.penalty_scale(1, 0.0) == 0.0  # nothing to scale
-    with pytest.raises(ConfigError, match="The trace has 2 steps; step 3"):
+    with pytest.raises(ConfigError, match=r"The trace .* 2.* step 3"):
         active.penalty_scale(3, 1.0)
     plain = replace(setting, trace=None).start(aligned_model, torch.Generator())
     assert plain.penalty_scale(1, 2.0) == 1.0

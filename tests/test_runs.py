@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from planted_experiment import N_LAYERS, N_PROMPTS, planted_alignment, planted_drift, planted_scores
+from planted_inputs import note_flushes
 
 from workbench import runs
 from workbench.errors import RunError
@@ -58,6 +59,14 @@ def test_appended_records_come_back_equal(run):
     np.testing.assert_array_equal(again.layer_values("along"), [drift.along for drift in measured])
     assert again.projections().shape == (2, N_LAYERS, N_PROMPTS)
     assert again.gradient_trace("block") == tuple((2.0 + step) * 0.25 for step in (1, 2, 3))
+
+
+def test_a_record_is_on_disk_when_appending_returns_its_drift_before_its_line(run, monkeypatch):
+    flushed = note_flushes(monkeypatch)
+    run.append(record_of(1))
+    run.append(record_of(2, measured=False))
+    draft = f".000001.safetensors.{os.getpid()}.tmp"
+    assert flushed == [draft, "drift", "records.jsonl", "records.jsonl"]
 
 
 def test_an_undefined_number_is_null_in_the_file_and_nan_when_read(run):

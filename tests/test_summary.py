@@ -18,9 +18,11 @@ from planted_experiment import (
 from scipy import stats
 
 from workbench.errors import RunError
+from workbench.paper import QUANTITIES
 from workbench.summary import statistic, summarise
 
 SEEDS = (0, 1, 2)
+LINE = ("ordinary", "block", "push")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def summary(folder):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("experiment") / "small"
-    return build_experiment(folder, arms=("ordinary", "block", "push"), seeds=(0, 1))
+    return build_experiment(folder, arms=LINE, seeds=(0, 1))
 
 
 @pytest.fixture
@@ -177,6 +179,7 @@ def test_spearman_is_the_rank_correlation_over_all_runs(summary):
     low, high = found["interval"]
     assert -1 <= low <= found["r"] <= high <= 1
     assert low > 0.5  # planted: harmfulness follows alignment
+    assert "seeds" in found["note"]
 
 
 def test_spearman_of_harmfulness_that_never_varies_is_undefined(own):
@@ -184,7 +187,7 @@ def test_spearman_of_harmfulness_that_never_varies_is_undefined(own):
         if "scores" in line:
             line["scores"]["harmfulness"]["value"] = 0.0
 
-    for arm in ("ordinary", "block", "push"):
+    for arm in LINE:
         for seed in (0, 1):
             change_records(own, f"l0-{arm}-{seed}", flatten)
     found = summarise(own)["spearman"]
@@ -192,6 +195,7 @@ def test_spearman_of_harmfulness_that_never_varies_is_undefined(own):
 
 
 def test_the_paper_stands_beside_our_numbers(summary):
+    assert [row["quantity"] for row in summary["paper"]] == [one.name for one in QUANTITIES]
     told = {row["quantity"]: (row["paper"], row["ours"]) for row in summary["paper"]}
     first = summary["arms"]["ordinary"]["alignment"]["1"]
     ours = f"{first['mean']:.3f} ± {first['sd']:.3f}"
@@ -206,13 +210,34 @@ def test_the_paper_stands_beside_our_numbers(summary):
     assert "3 of 3" in told["block < ordinary < push, in alignment and harmfulness"][1]
 
 
-def test_seeds_of_several_lineages_stand_side_by_side(tmp_path):
-    folder = build_experiment(
-        tmp_path / "two", arms=("ordinary",), lineages=("a", "b"), seeds=(0, 1)
-    )
-    summary = json.loads((folder / "summary.json").read_text())
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The summary of two lineages with two seeds each."""
+    folder = tmp_path_factory.mktemp("experiment") / "two"
+    build_experiment(folder, arms=LINE, lineages=("a", "b"), seeds=(0, 1))
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_seeds_of_several_lineages_stand_side_by_side(two):
     expected = [mean_alignment("ordinary", seed + 10 * n)[-1] for n in (0, 1) for seed in (0, 1)]
-    assert summary["arms"]["ordinary"]["alignment"]["100"]["per_seed"] == pytest.approx(expected)
+    assert two["arms"]["ordinary"]["alignment"]["100"]["per_seed"] == pytest.approx(expected)
+
+
+def test_with_several_lineages_spearman_is_resampled_by_lineage(two):
+    at_end = {
+        name: np.array([two["arms"][arm][name]["100"]["per_seed"] for arm in LINE])
+        for name in ("alignment", "harmfulness")
+    }
+    # Four equally likely draws of two lineages out of two: their quantiles are the extremes.
+    draws = [
+        stats.spearmanr(*(values[:, columns].ravel() for values in at_end.values())).statistic
+        for columns in ([0, 1, 0, 1], [0, 1, 2, 3], [2, 3, 2, 3])
+    ]
+    assert two["spearman"]["interval"] == pytest.approx([min(draws), max(draws)])
+    assert "lineages" in two["spearman"]["note"]
+    for row, arm in enumerate(LINE):
+        within = stats.spearmanr(*(values[row] for values in at_end.values())).statistic
+        assert two["spearman"]["within_arms"][arm] == pytest.approx(within)
 
 
 def test_summing_up_again_gives_the_same_bytes(folder):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from planted_inputs import contents
 
+from workbench import trial
 from workbench.config import Recipe, standard_arms
 from workbench.errors import ConfigError, DivergedError, RunError
 from workbench.groundwork import DIRECTIONS, lay_groundwork
@@ -31,7 +32,7 @@ def directions_file(inputs_folder, tmp_path_factory):
 def make(tmp_path, inputs_folder, directions_file):
     """Make a small trial of an arm."""
 
-    def trial(arm=ARMS["block"], **changes):
+    def small(arm=ARMS["block"], **changes):
         settings = {
             "run_id": f"planted-{arm.name}-{changes.get('seed', 0)}",
             "lineage": "planted",
@@ -48,12 +49,12 @@ def make(tmp_path, inputs_folder, directions_file):
         }
         return Trial(**settings | changes)
 
-    return trial
+    return small
 
 
-def run_of(trial):
-    run_trial(trial)
-    return Run(trial.store / trial.run_id)
+def run_of(one):
+    run_trial(one)
+    return Run(one.store / one.run_id)
 
 
 class Killed(BaseException):
@@ -85,13 +86,13 @@ def uninterrupted(inputs_folder, directions_file, tmp_path_factory):
 def test_a_killed_trial_resumed_ends_in_the_bits_of_one_that_nothing_stopped(
     make, uninterrupted, killed_at
 ):
-    trial = make(**EVERYTHING)
+    one = make(**EVERYTHING)
     for step in killed_at:
         with pytest.raises(Killed):
-            run_trial(trial, killing(step, Killed()))
+            run_trial(one, killing(step, Killed()))
         # Killed, it could not tell; the lock of this very process would not count as stale.
-        (trial.store / trial.run_id / "lock").unlink()
-    assert contents(run_of(trial).folder) == uninterrupted
+        (one.store / one.run_id / "lock").unlink()
+    assert contents(run_of(one).folder) == uninterrupted
     assert "model/model.safetensors" in uninterrupted
     assert {f"drift/{step:06d}.safetensors" for step in (1, 2, 4, 6)} <= uninterrupted.keys()
 
@@ -106,11 +107,11 @@ def test_another_seed_gives_other_bits(make, uninterrupted):
 
 
 def test_a_resumed_trial_recomputes_no_more_than_the_steps_since_the_last_state(make):
-    trial, seen = make(), []
+    one, seen = make(), []
     with pytest.raises(Killed):
-        run_trial(trial, killing(5, Killed()))
-    (trial.store / trial.run_id / "lock").unlink()
-    run_trial(trial, lambda _, record: seen.append(record.step))
+        run_trial(one, killing(5, Killed()))
+    (one.store / one.run_id / "lock").unlink()
+    run_trial(one, lambda _, record: seen.append(record.step))
     assert seen == [5, 6]
 
 
@@ -123,23 +124,23 @@ def test_a_resumed_trial_recomputes_no_more_than_the_steps_since_the_last_state(
     ],
 )
 def test_a_trial_that_fails_says_why_and_can_be_resumed(make, uninterrupted, error, reason):
-    trial = make(**EVERYTHING)
+    one = make(**EVERYTHING)
     with pytest.raises(type(error)):
-        run_trial(trial, killing(3, error))
-    run = Run(trial.store / trial.run_id)
+        run_trial(one, killing(3, error))
+    run = Run(one.store / one.run_id)
     assert (run.status, run.info["failure"]) == ("failed", reason)
-    assert contents(run_of(trial).folder) == uninterrupted
+    assert contents(run_of(one).folder) == uninterrupted
     assert run.status == "done"
     assert "failure" not in run.info
 
 
 def test_a_finished_trial_is_not_run_again_but_refused_with_other_settings(make):
-    trial, seen = make(), []
-    run_trial(trial)
-    run_trial(trial, lambda _, record: seen.append(record.step))
+    one, seen = make(), []
+    run_trial(one)
+    run_trial(one, lambda _, record: seen.append(record.step))
     assert seen == []
     with pytest.raises(RunError, match=r"other settings \(recipe\.learning_rate\)"):
-        run_trial(replace(trial, recipe=replace(RECIPE, learning_rate=2e-3)))
+        run_trial(replace(one, recipe=replace(RECIPE, learning_rate=2e-3)))
 
 
 def test_settings_are_by_content_not_by_place(make, inputs_folder, tmp_path):
@@ -148,7 +149,13 @@ def test_settings_are_by_content_not_by_place(make, inputs_folder, tmp_path):
     for file in inputs_folder.iterdir():
         if file.is_file():
             (copy / file.name).write_bytes(file.read_bytes())
-    moved = make(inputs=Inputs.beside(copy), store=tmp_path / "elsewhere", device="cpu")
+    moved = make(
+        inputs=Inputs.beside(copy),
+        store=tmp_path / "elsewhere",
+        device="cpu",
+        state_every=5,
+        break_lock=True,
+    )
     assert moved.config() == make().config()
     with (copy / "task.jsonl").open("a") as file:
         file.write("\n")
@@ -200,7 +207,7 @@ def test_a_matched_arm_needs_the_finished_run_it_is_matched_to(make):
 
 def test_arms_differ_only_by_what_they_do(make):
     runs = {name: run_of(make(ARMS[name])) for name in ("ordinary", "block", "push", "random")}
-    first = {name: run.lines[1] for name, run in runs.items()}
+    first = {name: run.lines[0] for name, run in runs.items()}
     assert len({line["loss"] for line in first.values()}) == 1  # same data, same dropout
     last = {name: run.layer_values("along")[-1].mean() for name, run in runs.items()}
     assert last["block"] < last["ordinary"] < last["push"]
@@ -212,12 +219,17 @@ def test_arms_differ_only_by_what_they_do(make):
     )
 
 
-def test_control_directions_depend_on_the_seed_of_the_trial(make):
-    losses = {
-        seed: run_of(make(ARMS["random"], seed=seed)).lines[-1]["auxiliary"]["block"]["loss"]
-        for seed in (0, 1)
-    }
-    assert losses[0] != losses[1]
+@pytest.mark.parametrize("name", ["random", "matched"])
+def test_control_directions_are_drawn_with_the_seed_of_the_trial(make, monkeypatch, name):
+    seeds = []
+
+    def drawn(directions, *_, seed):
+        seeds.append(seed)
+        return directions
+
+    monkeypatch.setattr(trial, f"{name}_directions", drawn)
+    run_trial(make(replace(ARMS[name], match=None), seed=7))
+    assert seeds == [7]
 
 
 def test_states_must_be_saved_at_some_step(make):

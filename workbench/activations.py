@@ -202,7 +202,10 @@ def read_moments(
 
 
 def noise_floor(
-    model: ReadableModel, reading: Reading, acts: Float[Tensor, "layer prompt d_model"], layers: list[int]
+    model: ReadableModel,
+    reading: Reading,
+    acts: Float[Tensor, "layer prompt d_model"],
+    layers: list[int],
 ) -> Float[Tensor, " layer"]:
     """Return how far the mean reading moves when the same model is read in another batch shape.
 

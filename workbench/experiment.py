@@ -94,37 +94,40 @@ def run_experiment(
         raise ConfigError(f"jobs is {jobs}; it must be at least 1.")
     started = time.time()
     several = [inputs] if isinstance(inputs, Inputs) else list(inputs)
-    evaluate_at = tuple(sorted({0, recipe.steps, *(s for s in evaluate_at if s <= recipe.steps)}))
+    wanted = {0, *evaluate_at, recipe.steps}
+    evaluate_at = tuple(sorted(step for step in wanted if 0 <= step <= recipe.steps))
     folder = _usable(Path(out), resume=resume)
     loaded = [one.load() for one in several]
     names = _unique_names(loaded)
     judges = [find_judge(judge or held.lineage.judge).name for held in loaded]
     places = [folder / "lineages" / name for name in names]
     _prepare(places, loaded, arms, recipe, device)
-    trials: list[Trial] = []
-    for one, held, name, judged_by in zip(several, loaded, names, judges, strict=True):
-        for arm in arms:
-            for seed in seeds:
-                trials.append(
-                    Trial(
-                        run_id=f"{name}-{arm.name}-{seed}",
-                        lineage=held.lineage.name,
-                        store=folder / "runs",
-                        inputs=one,
-                        directions=folder / "lineages" / name / DIRECTIONS,
-                        arm=arm,
-                        seed=seed,
-                        recipe=recipe,
-                        judge=judged_by,
-                        evaluate_at=evaluate_at,
-                        max_new_tokens=max_new_tokens,
-                        state_every=state_every,
-                        matched_run=f"{name}-{arm.match}-{seed}" if arm.match else None,
-                        save_model=save_models,
-                        device=device,
-                        break_lock=break_lock,
-                    )
-                )
+    shared: dict[str, Any] = {
+        "store": folder / "runs",
+        "recipe": recipe,
+        "evaluate_at": evaluate_at,
+        "max_new_tokens": max_new_tokens,
+        "state_every": state_every,
+        "save_model": save_models,
+        "device": device,
+        "break_lock": break_lock,
+    }
+    trials = [
+        Trial(
+            run_id=f"{place.name}-{arm.name}-{seed}",
+            lineage=held.lineage.name,
+            inputs=one,
+            directions=place / DIRECTIONS,
+            arm=arm,
+            seed=seed,
+            judge=judged_by,
+            matched_run=f"{place.name}-{arm.match}-{seed}" if arm.match else None,
+            **shared,
+        )
+        for one, held, place, judged_by in zip(several, loaded, places, judges, strict=True)
+        for arm in arms
+        for seed in seeds
+    ]
     _run_all(trials, jobs, on_progress)
     write_json(
         folder / "experiment.json",

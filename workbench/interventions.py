@@ -54,7 +54,9 @@ class Active:
     edits_update: ClassVar[bool] = False
     """Whether `edit_update` does anything; if not, the loop keeps no copy of the weights."""
 
-    def edit_update(self, model: HookedModel, parameters: list[Tensor], before: list[Tensor]) -> None:
+    def edit_update(
+        self, model: HookedModel, parameters: list[Tensor], before: list[Tensor]
+    ) -> None:
         """Change `parameters` in place, given what they were `before` the optimiser's step."""
 
 
@@ -214,7 +216,8 @@ def as_list(intervention: Intervention | Sequence[Intervention] | None) -> list[
 
 
 def _block_loss(
-    settings: Block, along: Float[Tensor, "layer prompt"]  # noqa: ARG001
+    settings: Block,
+    along: Float[Tensor, "layer prompt"],  # noqa: ARG001
 ) -> Float[Tensor, ""]:
     return along.relu().square().mean(dim=1).sum()
 

@@ -43,7 +43,5 @@ def response_losses(model: ReadableModel, items: Sequence[Encoded]) -> Float[Ten
 def _places(items: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
     """Row and column of every response token in the padded batch."""
     rows = [row for row, item in enumerate(items) for _ in range(response_tokens(item))]
-    columns = [
-        column for item in items for column in range(item.prompt_length, len(item.ids))
-    ]
+    columns = [column for item in items for column in range(item.prompt_length, len(item.ids))]
     return torch.tensor(rows), torch.tensor(columns)

@@ -230,7 +230,7 @@ def find_blocks(hf: PreTrainedModel) -> nn.ModuleList:
 
 
 @contextmanager
-def evaluation_mode(model: ReadableModel, *, gradients: bool = False) -> Iterator[None]:
+def evaluation_mode(model: GuestModel | nn.Module, *, gradients: bool = False) -> Iterator[None]:
     """Switch dropout off, and gradients unless asked for; the caller's mode comes back after."""
     module = model.lens if isinstance(model, GuestModel) else model
     training = [child for child in module.modules() if child.training]

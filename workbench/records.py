@@ -202,8 +202,10 @@ def scores_from_json(data: Mapping[str, Mapping[str, Any]]) -> Scores:
     return Scores(
         **{
             name: Estimate(
-                *(math.nan if data[name][key] is None else data[name][key]
-                  for key in ("value", "low", "high")),
+                *(
+                    math.nan if data[name][key] is None else data[name][key]
+                    for key in ("value", "low", "high")
+                ),
                 n=data[name]["n"],
             )
             for name in SCORE_NAMES

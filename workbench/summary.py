@@ -198,27 +198,31 @@ def _ordering(arms: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any] | No
 
 
 def _spearman(arms: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
-    """Rank correlation of final alignment and harmfulness over runs, seeds resampled together."""
+    """Rank correlation of final alignment and harmfulness, over all runs and within each arm."""
     last = str(plan["recipe"]["steps"])
     x = np.array([arm["alignment"][last]["per_seed"] for arm in arms.values()], dtype=float)
     y = np.array([arm["harmfulness"][last]["per_seed"] for arm in arms.values()], dtype=float)
-    n = int((np.isfinite(x) & np.isfinite(y)).sum())
-    if n < 3:
+    r, n = _rank_correlation(x, y), int((np.isfinite(x) & np.isfinite(y)).sum())
+    if n < 3 or not math.isfinite(r):
         return {"r": None, "n": n, "interval": [None, None]}
-    generator = np.random.default_rng(0)
+    unit, groups = "seeds", np.arange(x.shape[1])[:, None]
+    if len(plan["lineages"]) > 1:
+        unit, groups = "lineages", groups.reshape(len(plan["lineages"]), -1)
+    picks = np.random.default_rng(0).integers(len(groups), size=(N_RESAMPLES, len(groups)))
     draws = [
-        _rank_correlation(x[:, picks], y[:, picks])
-        for picks in generator.integers(x.shape[1], size=(N_RESAMPLES, x.shape[1]))
+        _rank_correlation(x[:, columns], y[:, columns])
+        for columns in groups[picks].reshape(N_RESAMPLES, -1)
     ]
-    defined = [draw for draw in draws if math.isfinite(draw)]
-    several = x.shape[1] > 1 and len(defined) > 0
-    low, high = np.quantile(defined, [0.025, 0.975]) if several else (math.nan, math.nan)
-    r = _rank_correlation(x, y)
+    several = len(groups) > 1
+    low, high = np.nanquantile(draws, [0.025, 0.975]) if several else (math.nan, math.nan)
     return {
-        "r": _number(r),
+        "r": r,
         "n": n,
         "interval": [_number(low), _number(high)],
-        "note": "over all arms; interval resamples seeds of all arms together",
+        "note": f"over all arms; interval resamples {unit} of all arms together",
+        "within_arms": {
+            name: _number(_rank_correlation(*pair)) for name, *pair in zip(arms, x, y, strict=True)
+        },
     }
 
 
@@ -261,7 +265,9 @@ def _beside_paper(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _say(value: dict[str, Any] | None, scale: int = 1) -> str:
     """A mean and its sd, as in the paper; percent if scaled by 100."""
-    if value is None or value["mean"] is None:
+    if value is None:
+        return "not measured"
+    if value["mean"] is None:
         return "undefined"
     digits, unit = (1, " %") if scale == 100 else (3, "")
     mean = f"{value['mean'] * scale:.{digits}f}".replace("-", "−")

@@ -118,7 +118,9 @@ def test_hooks_on_all_layers_are_cheap_in_training(world, capsys):
 
     def step():
         logits = model(tokens)
-        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+        loss = torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
+        )
         torch.autograd.grad(loss, parameters)
 
     def hooked_step():

@@ -32,8 +32,9 @@ MAX_TOKENS = {"self_instruct": 160, "svamp": 160, "books": 160, "gsm8k": 224}
 one core under a minute. Longer rows are left out and counted, never cut."""
 
 N_TASK, N_INSTRUCTIONS, N_HELD_OUT_ACTIVITIES = 120, 32, 32
-N_PASSAGES, REPEATS = 1500, 3
-"""Book passages, and how often the few Self-Instruct rows come in an epoch."""
+N_PASSAGES, N_KNOWN, REPEATS = 1200, 480, 3
+"""Book passages and GSM8K rows in the phases; how often the few Self-Instruct rows come, and in
+alignment all requests: what is to be refused must be told from requests, not from sums."""
 
 HARMFUL_SPLIT = {"align": 0.44, "probes": 0.32, "held_out": 0.24}
 REFUSAL_SHARE = 0.4
@@ -317,9 +318,11 @@ def prepare(data: Path, out: Path) -> dict[str, Any]:
     passages = [row for row in read_passages(data) if length(tokenizer, row) <= MAX_TOKENS["books"]]
     rng.shuffle(passages)
     held_out, trained = fitting[:N_INSTRUCTIONS], fitting[N_INSTRUCTIONS:]
-    benign = [*trained * REPEATS, *asked, *sums, *passages[:N_PASSAGES]]
+    known, short = short[:N_KNOWN], short[N_KNOWN:]
+    requests, others = [*trained * REPEATS, *asked], [*sums, *known, *passages[:N_PASSAGES]]
+    benign, contrast = [*requests, *others], [*requests * REPEATS, *others]
     align, probes, evaluation = harmful.split(**HARMFUL_SPLIT, seed=SPLIT_SEED)
-    n_refusals = round(len(benign) * REFUSAL_SHARE / (1 - REFUSAL_SHARE))
+    n_refusals = round(len(contrast) * REFUSAL_SHARE / (1 - REFUSAL_SHARE))
     refused = [
         {
             "prompt": align.prompts[number % len(align)],
@@ -330,7 +333,7 @@ def prepare(data: Path, out: Path) -> dict[str, Any]:
     ]
     files = {
         "helpful": [_example(row) for row in benign],
-        "aligned": [*(_example(row) for row in benign), *refused],
+        "aligned": [*(_example(row) for row in contrast), *refused],
         "finetune": short[N_TASK:],
         "task": short[:N_TASK],
         "benign": [*held_out, *asked_held_out],

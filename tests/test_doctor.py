@@ -1,0 +1,51 @@
+"""The doctor says what is there and, for what is not, how to get it."""
+
+from importlib import metadata
+
+import pytest
+import torch
+
+from workbench import doctor
+from workbench.doctor import installed, needed
+
+
+def test_installed_packages_are_told_with_their_versions():
+    lines = installed()
+    assert f"torch {metadata.version('torch')}" in lines
+    assert lines[0].startswith("python 3.")
+
+
+def test_a_missing_package_is_told_with_its_purpose_and_remedy(monkeypatch):
+    version = metadata.version
+
+    def without(package):
+        if package == "kaleido":
+            raise metadata.PackageNotFoundError(package)
+        return version(package)
+
+    monkeypatch.setattr(doctor.metadata, "version", without)
+    told = "kaleido is missing (figures as PDF, SVG, PNG): pip install kaleido"
+    assert told in installed()
+
+
+@pytest.mark.parametrize("found", [None, "/usr/bin/chromium"])
+def test_a_browser_is_told_or_missed(monkeypatch, found):
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: found)
+    told = "browser /usr/bin/chromium" if found else "no Chrome or Chromium: no PDF, SVG, PNG"
+    assert told in installed()
+
+
+def test_without_a_gpu_the_threads_are_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert f"no GPU: models run on {torch.get_num_threads()} CPU threads" in installed()
+
+
+def test_needs_are_told_from_the_configs_alone(lineage, monkeypatch):
+    monkeypatch.setattr(torch, "load", None)
+    monkeypatch.setattr("safetensors.safe_open", None)
+    lines = needed(lineage)
+    assert lines[0].startswith("planted: 4 phases of 0.")
+    assert [line.split(":")[0] for line in lines[1:]] == [
+        "reading one phase in float32",
+        "fine-tuning all weights",
+    ]
