@@ -283,6 +283,7 @@ def test_hostile_names_are_inert_in_the_line(refused, folder, tmp_path):
     refused(escape)
 
 
+@pytest.mark.slow
 def test_a_real_process_too_says_one_line_and_debug_adds_the_trace(folder):
     truncate(folder / "helpful")
     call = [sys.executable, "-m", "workbench", *map(str, command("directions", folder))]

@@ -122,6 +122,7 @@ def test_summing_up_again_gives_the_same_bytes(done):
     assert (done.folder / "summary.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_records_as_one(run, tmp_path, done, monkeypatch):
     # As many threads per process as here: one.
     monkeypatch.setattr(os, "cpu_count", lambda: 2)

