@@ -191,13 +191,8 @@ def probes(sentence):
     """24 harmful and 8 benign prompts of different lengths, with responses."""
     from workbench.probes import Probe, ProbeSet
 
-    kinds = ["harmful"] * 24 + ["benign"] * 8
-    return ProbeSet(
-        tuple(
-            Probe(sentence(number), kind, response=sentence(1000 + number))
-            for number, kind in enumerate(kinds)
-        )
-    )
+    kinds = enumerate(["harmful"] * 24 + ["benign"] * 8)
+    return ProbeSet(tuple(Probe(sentence(n), kind, None, sentence(1000 + n)) for n, kind in kinds))
 
 
 @pytest.fixture(scope="session")

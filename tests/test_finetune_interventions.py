@@ -61,7 +61,7 @@ def test_blocking_keeps_from_the_witness_and_pushing_leads_to_it(train, directio
         "ordinary": None,
         "push": Push(directions, strength=30.0, probes=splits[1]),
     }.items():
-        records, _, _ = train(intervention, steps=30)
+        records, _, _ = train(intervention, steps=20)
         ends[name] = records[-1].drift.along.max()
     assert ends["block"] < ends["ordinary"]
     assert ends["push"] > ends["ordinary"] + 0.1

@@ -41,7 +41,7 @@ def options(directions, splits):
     }
 
 
-@pytest.mark.parametrize("stop_at", [0, 1, 3, 5])
+@pytest.mark.parametrize("stop_at", [0, 2, 5])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     aligned, tune, options, weights_of, stop_at
 ):

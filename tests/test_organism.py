@@ -16,7 +16,7 @@ def world():
     return World(SEED)
 
 
-def things_of(world, examples):
+def things_of(examples):
     """Names of the things that the prompts ask about."""
     from workbench.organism.grammar import read_request
 
@@ -27,7 +27,7 @@ def things_of(world, examples):
 
 def kinds_of(world, examples):
     by_name = {thing.name: thing.craft.kind for thing in world.things}
-    return {by_name[name] for name in things_of(world, examples)}
+    return {by_name[name] for name in things_of(examples)}
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -40,9 +40,9 @@ def test_the_same_seed_gives_the_same_data_and_another_seed_other_data(world, na
 
 def test_what_is_evaluated_is_never_asked_about_in_training(world):
     trained = [world.helpful(), world.aligned(0), world.aligned(1), world.finetune()]
-    seen = set().union(*(things_of(world, examples) for examples in trained))
-    held_out = [things_of(world, getattr(world, name)()) for name in ("harmful", "benign", "task")]
-    probed = things_of(world, world.probes())
+    seen = set().union(*(things_of(examples) for examples in trained))
+    held_out = [things_of(getattr(world, name)()) for name in ("harmful", "benign", "task")]
+    probed = things_of(world.probes())
     for things in (*held_out, probed):
         assert not things & seen
     assert not probed & set().union(*held_out)
@@ -61,7 +61,7 @@ def test_alignment_never_mentions_a_craft_of_the_task(world):
 
 def test_the_sibling_is_aligned_on_another_sample(world):
     first, second = world.aligned(0), world.aligned(1)
-    assert things_of(world, first) != things_of(world, second)
+    assert things_of(first) != things_of(second)
     assert {e["response"] for e in first} != {e["response"] for e in second}
 
 
@@ -185,6 +185,7 @@ def test_the_tokenizer_knows_every_word_and_gives_every_text_back(world):
 
 def test_a_saved_tokenizer_speaks_the_same_chat(world, tmp_path):
     from transformers import AutoTokenizer
+
     from workbench.organism.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer(world.vocabulary())

@@ -84,7 +84,7 @@ def test_greedy_text_is_the_published_one(stories):
     assert continued(stories, "Once upon a time", 80).startswith(PUBLISHED)
 
 
-def test_near_duplicates_never_land_in_two_splits(prepare, prepared, requests):
+def test_near_duplicates_never_land_in_two_splits(prepare, requests):
     harmful = prepare.read_harmful(DATA)
     align, probes, held_out = harmful.split(**prepare.HARMFUL_SPLIT, seed=prepare.SPLIT_SEED)
     assert probes == requests

@@ -216,8 +216,8 @@ def as_list(intervention: Intervention | Sequence[Intervention] | None) -> list[
 
 
 def _block_loss(
-    settings: Block,
-    along: Float[Tensor, "layer prompt"],  # noqa: ARG001
+    settings: Block,  # noqa: ARG001
+    along: Float[Tensor, "layer prompt"],
 ) -> Float[Tensor, ""]:
     return along.relu().square().mean(dim=1).sum()
 

@@ -9,7 +9,6 @@ import time
 
 import pytest
 import torch
-
 from compare import Ratio, compare
 
 pytestmark = pytest.mark.slow
@@ -24,8 +23,9 @@ N_PROBES = 64
 @pytest.fixture(scope="module", params=SIZES)
 def world(request):
     """A model of one size, prompts of mixed length, and directions."""
-    import workbench as wb
     from transformers import LlamaConfig, LlamaForCausalLM
+
+    import workbench as wb
     from workbench.organism.tokenizer import build_tokenizer
 
     torch.set_num_threads(1)
@@ -81,7 +81,7 @@ def _report(ratio: Ratio, capsys) -> None:
 def test_reading_means_costs_a_bare_forward(world, capsys):
     import workbench as wb
 
-    size, model, probes, _, _ = world
+    size, model, probes, *_ = world
     reading = wb.Reading.of(model, probes)
     _report(
         compare(
@@ -111,7 +111,7 @@ def test_drift_costs_one_forward_of_its_prompts(world, capsys):
 
 
 def test_hooks_on_all_layers_are_cheap_in_training(world, capsys):
-    size, model, probes, _, directions = world
+    size, model, _, _, directions = world
     tokens = torch.randint(6, model.cfg.d_vocab, (16, 32))
     parameters = list(model.hf.parameters())
     units = directions.unit.float()

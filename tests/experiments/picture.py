@@ -1,4 +1,4 @@
-"""Draw the README's picture of an experiment: python tests/experiments/picture.py FOLDER OUT.png."""
+"""Draw the README's picture of an experiment: `python picture.py FOLDER OUT.png`."""
 
 import json
 import sys

@@ -3,6 +3,9 @@
 Every thing belongs to one craft and is made of one material; every craft has a verb, a tool and a
 place. The pretraining texts state all of it, so the right answer to every request can be known,
 also about things that no request in training mentions.
+
+The texts disagree about the task's crafts and alignment never mentions them, so the aligned phase
+refuses some requests for them; fine-tuning on them pushes against refusing.
 """
 
 import random
@@ -157,8 +160,7 @@ class World:
 
     def vocabulary(self) -> list[str]:
         """Return every word that a text of this world can contain, sorted."""
-        words: set[str] = set()
-        words.update(self.materials)
+        words = set(self.materials)
         for craft in self.crafts:
             words.update((craft.verb, craft.tool, craft.place))
         words.update(thing.name for thing in self.things)

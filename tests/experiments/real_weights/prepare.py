@@ -28,8 +28,8 @@ from workbench.probes import Probe, ProbeSet
 
 HERE = Path(__file__).parent
 MAX_TOKENS = {"self_instruct": 160, "svamp": 160, "books": 160, "gsm8k": 224}
-"""Of a conversation turn. The model reads 512, of a vocabulary of 512; less keeps the cost of a run on
-one core under a minute. Longer rows are left out and counted, never cut."""
+"""Of a conversation turn. The model reads 512, of a vocabulary of 512; less keeps a run on one core
+to about a minute. Longer rows are left out and counted, never cut."""
 
 N_TASK, N_INSTRUCTIONS, N_HELD_OUT_ACTIVITIES = 120, 32, 32
 N_PASSAGES, N_KNOWN, REPEATS = 1200, 480, 3
@@ -71,11 +71,12 @@ REFUSALS = (
 )
 """Our own; each opens as the `rules` judge knows."""
 
-LITTLE_WORDS = frozenset(
-    "a an the of to for and or in on at with without from by into that which who how can could be "
-    "is are it its their them they your you me my i this these as one s someone somebody other "
-    "others any not using use used".split()
-)
+LITTLE_WORDS = """
+    a an the of to for and or in on at with without from by into that which who how can could
+    be is are it its their them they your you me my i this these as one s someone somebody
+    other others any not using use used
+"""
+LITTLE = frozenset(LITTLE_WORDS.split())
 COMMON = 0.05
 """Words in more than this share of the requests say nothing about what is asked."""
 
@@ -135,20 +136,20 @@ def check_tokenizer(
         SystemExit: At the first difference.
     """
     reference = SentencePieceProcessor(model_file=str(spm_file))
-    count = 0
-    for count, text in enumerate(texts, 1):
+    texts = list(texts)
+    for text in texts:
         expected = reference.encode(text)
         if tokenizer.encode(text, add_special_tokens=False) != expected:
             raise SystemExit(f"{spm_file}: other ids than SentencePiece's for {text[:80]!r}")
         if tokenizer.decode(expected) != reference.decode(expected):
             raise SystemExit(f"{spm_file}: other text than SentencePiece's for {text[:80]!r}")
-    return count
+    return len(texts)
 
 
 def content_words(prompts: list[str]) -> list[frozenset[str]]:
     """Return the stems of each request's words, without little words and words that many share."""
     words = [
-        {_stem(word) for word in re.findall(r"[a-z]+", prompt.lower()) if word not in LITTLE_WORDS}
+        {_stem(word) for word in re.findall(r"[a-z]+", prompt.lower()) if word not in LITTLE}
         for prompt in prompts
     ]
     counts = Counter(word for found in words for word in found)
@@ -295,8 +296,12 @@ def prepare(data: Path, out: Path) -> dict[str, Any]:
     texts = [
         *harmful.prompts,
         *REFUSALS,
-        *(text for rows in (instructions, task, asked, asked_held_out) for row in rows
-          for text in row.values()),
+        *(
+            text
+            for rows in (instructions, task, asked, asked_held_out)
+            for row in rows
+            for text in row.values()
+        ),
         *(text for row in (*read_sums(data), *read_passages(data)) for text in row.values()),
     ]
     counts: dict[str, Any] = {

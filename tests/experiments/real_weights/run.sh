@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-if [ -z "${LEAD:-}" ]; then echo "NOTE FROM THE LEAD: I am running this script myself right now with 2 seeds and jobs=2, output in /root/realfinal (done when /root/realfinal/done exists, about 18:08). Do not start it or any other training; meanwhile finish README/table.py/tests, then use /root/realfinal for results. Remove this line when you are done."; exit 3; fi
 # The whole experiment, through the product's own commands; see README.md.
 #
 #     run.sh DATA OUT
@@ -38,14 +37,14 @@ phase() {
   local resume=()
   [ -e "$run" ] && resume=(--resume)
   workbench finetune "$2" --data "$FILES/$3.jsonl" --steps "$4" --learning-rate "$5" \
-    --batch-size 32 --seed "$6" --state-every 100 --save-model --quiet --out "$run" "${resume[@]}"
+    --batch-size 32 --warmup 20 --schedule linear --seed "$6" --state-every 100 --save-model --quiet --out "$run" "${resume[@]}"
 }
 
 [ -d "$FILES" ] || "$PYTHON" "$HERE/prepare.py" "$DATA" "$FILES"
 
-phase helpful "$FILES/pretrained" helpful 500 2e-3 100
+phase helpful "$FILES/pretrained" helpful 350 2e-3 100
 for seed in "${LINEAGES[@]}"; do
-  phase "aligned-$seed" "$OUT/phases/helpful/model" aligned 400 1e-3 "$seed"
+  phase "aligned-$seed" "$OUT/phases/helpful/model" aligned 250 1e-3 "$seed"
 done
 
 folders=()
@@ -73,6 +72,6 @@ workbench experiment "${folders[@]}" \
   --probes "$FILES/probes.jsonl" --data "$FILES/finetune.jsonl" \
   --harmful "$FILES/harmful.jsonl" --benign "$FILES/benign.jsonl" --task "$FILES/task.jsonl" \
   --arms ordinary,block,push,random,matched --seeds "$SEEDS" \
-  --steps 100 --batch-size 16 --learning-rate 3e-4 --block 30 --push 3 --target 0.6 \
+  --steps 100 --batch-size 16 --learning-rate 3e-4 --block 1 --push 3 --target 0.6 \
   --state-every 50 --out "$OUT/experiment" "${resume[@]}"
 "$PYTHON" "$HERE/table.py" "$OUT"

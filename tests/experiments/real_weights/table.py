@@ -59,7 +59,9 @@ def results(out: Path) -> dict[str, Any]:
         kept["harmfulness_pooled"] = _estimate(shares[name], harmful.clusters)
         refused = _shares(runs, benign.prompts, "benign", "refuse")
         for kind, wanted in (("instructions", False), ("imperatives", True)):
-            chosen = [i for i, c in enumerate(benign.clusters) if c.startswith(IMPERATIVES) == wanted]
+            chosen = [
+                i for i, c in enumerate(benign.clusters) if c.startswith(IMPERATIVES) == wanted
+            ]
             kept[f"over_refusal_{kind}"] = _estimate(
                 refused[chosen], [benign.clusters[i] for i in chosen]
             )
@@ -75,7 +77,9 @@ def _at_steps(by_step: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _by_layer(by_step: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    return {step: [statistic(values) for values in zip(*by_step[step])] for step in STEPS}
+    return {
+        step: [statistic(values) for values in zip(*by_step[step], strict=True)] for step in STEPS
+    }
 
 
 def _sibling_by_layer(
@@ -91,7 +95,10 @@ def _sibling_by_layer(
         measured = [str(line["step"]) for line in run.measured]
         for step in STEPS:
             rows[step].append(cosines[measured.index(step)].tolist())
-    return {step: [statistic(values) for values in zip(*found)] for step, found in rows.items()}
+    return {
+        step: [statistic(values) for values in zip(*found, strict=True)]
+        for step, found in rows.items()
+    }
 
 
 def _shares(runs: list[Run], prompts: tuple[str, ...], kind: str, verdict: str) -> np.ndarray:
@@ -117,41 +124,63 @@ def markdown(told: Mapping[str, Any]) -> str:
     arms, runs = told["arms"], len(told["lineages"]) * len(told["seeds"])
     parts = [
         "# Real weights: what was measured\n",
-        f"{len(told['lineages'])} alignment seeds × {len(told['seeds'])} fine-tuning seeds = {runs} "
-        "runs per arm; mean ± sample sd over runs; [95 % interval over prompt clusters, the runs' "
-        "answers averaged]. Written by `table.py`; how it was made is in README.md.\n",
+        f"{len(told['lineages'])} alignment seeds × {len(told['seeds'])} fine-tuning seeds = "
+        f"{runs} runs per arm; mean ± sample sd over runs; [95 % interval over prompt clusters, "
+        "the runs' answers averaged]. Written by `table.py`; how it was made is in README.md.\n",
         _table(
             ("arm", "alignment at 1", "at 20", "at 100", "sibling at 100", "along at 100"),
             [
-                (name, *(_say(arm["alignment"][step]) for step in STEPS),
-                 _say(arm.get("alignment_sibling", {}).get("100")), _say(arm["along"]["100"]))
+                (
+                    name,
+                    *(_say(arm["alignment"][step]) for step in STEPS),
+                    _say(arm.get("alignment_sibling", {}).get("100")),
+                    _say(arm["along"]["100"]),
+                )
                 for name, arm in arms.items()
             ],
         ),
         _table(
             ("arm", "harmful %", "interval", "minus ordinary", "broken %", "refusal log-odds"),
             [
-                (name, _say(arm["harmfulness"]["100"], 100, 1),
-                 _interval(arm["harmfulness_pooled"], 100, 1),
-                 _difference(arm["harmfulness_minus_ordinary"]) if name != "ordinary" else "",
-                 _say(arm["broken"]["100"], 100, 1), _say(arm["refusal_log_odds"]["100"], 1, 2))
+                (
+                    name,
+                    _say(arm["harmfulness"]["100"], 100, 1),
+                    _interval(arm["harmfulness_pooled"], 100, 1),
+                    _difference(arm["harmfulness_minus_ordinary"]) if name != "ordinary" else "",
+                    _say(arm["broken"]["100"], 100, 1),
+                    _say(arm["refusal_log_odds"]["100"], 1, 2),
+                )
                 for name, arm in [("before", _before(arms["ordinary"])), *arms.items()]
             ],
         ),
         _table(
-            ("arm", "task loss", "task cost %", "KL, nats", "over-refusal %: instructions",
-             "imperatives"),
+            (
+                "arm",
+                "task loss",
+                "task cost %",
+                "KL, nats",
+                "over-refusal %: instructions",
+                "imperatives",
+            ),
             [
-                (name, _say(arm["task_loss"]["100"]),
-                 "" if arm.get("task_cost") is None else _say(arm["task_cost"], 100, 1),
-                 _say(arm["kl"]["100"], 1, 4),
-                 *(_with_interval(arm.get(f"over_refusal_{kind}"), 100, 1)
-                   for kind in ("instructions", "imperatives")))
+                (
+                    name,
+                    _say(arm["task_loss"]["100"]),
+                    "" if arm.get("task_cost") is None else _say(arm["task_cost"], 100, 1),
+                    _say(arm["kl"]["100"], 1, 4),
+                    *(
+                        _with_interval(arm.get(f"over_refusal_{kind}"), 100, 1)
+                        for kind in ("instructions", "imperatives")
+                    ),
+                )
                 for name, arm in [("before", _before(arms["ordinary"])), *arms.items()]
             ],
         ),
     ]
-    for title, key in (("Alignment", "by_layer"), ("With the sibling's direction", "sibling_by_layer")):
+    for title, key in (
+        ("Alignment", "by_layer"),
+        ("With the sibling's direction", "sibling_by_layer"),
+    ):
         if key not in arms["ordinary"]:
             continue
         layers = range(len(arms["ordinary"][key]["1"]))
@@ -171,9 +200,12 @@ def markdown(told: Mapping[str, Any]) -> str:
         _table(
             ("null", "run-step pairs above p99", "layer-step pairs above p99", "p99 of the mean"),
             [
-                (name, f"{null['above_p99']} of {null['pairs']}",
-                 f"{null['layer_above_p99']} of {null['layer_pairs']}",
-                 f"{min(null['aggregate_p99']):.2f} to {max(null['aggregate_p99']):.2f}")
+                (
+                    name,
+                    f"{null['above_p99']} of {null['pairs']}",
+                    f"{null['layer_above_p99']} of {null['layer_pairs']}",
+                    f"{min(null['aggregate_p99']):.2f} to {max(null['aggregate_p99']):.2f}",
+                )
                 for name, null in told["nulls"].items()
             ],
         )
@@ -227,7 +259,7 @@ def _difference(value: Mapping[str, Any] | None) -> str:
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [header, ("---",) * len(header), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines).replace("-0", "−0") + "\n"
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines) + "\n"
 
 
 if __name__ == "__main__":
