@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from workbench.bootstrap import resample_counts
 from workbench.directions import (
     ReversionDirections,
     fit_between,
     fit_directions,
     fit_directions_from,
     read_phase,
-    resample_counts,
 )
 from workbench.errors import DegenerateDirectionError, LayerError, ProbeError, ProvenanceError
 

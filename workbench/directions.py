@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from workbench.activations import Position, read_activations
+from workbench.bootstrap import resample_counts
 from workbench.errors import DegenerateDirectionError, ProbeError, ProvenanceError
 from workbench.files import write_atomic
 from workbench.phases import Lineage, Phase
@@ -278,13 +279,6 @@ def _bootstrap_interval(gram: Float[Tensor, "layer i j"]) -> Float[Tensor, "laye
     cosines = _cosine(gram, counts, torch.ones(1, gram.shape[-1], dtype=gram.dtype))
     levels = torch.tensor([0.025, 0.975], dtype=gram.dtype)
     return torch.quantile(cosines, levels, dim=-1).T
-
-
-def resample_counts(prompts: int, draws: int, seed: int = 0) -> Float[Tensor, "draw prompt"]:
-    """Return how often each prompt occurs in each bootstrap resample."""
-    generator = torch.Generator().manual_seed(seed)
-    picks = torch.randint(prompts, (draws, prompts), generator=generator)
-    return torch.zeros(draws, prompts).scatter_add_(1, picks, torch.ones(draws, prompts))
 
 
 def _cosine(

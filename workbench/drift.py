@@ -7,7 +7,8 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.directions import ReversionDirections, resample_counts
+from workbench.bootstrap import resample_counts
+from workbench.directions import ReversionDirections
 from workbench.records import Drift
 
 FLOOR_FACTOR = 10.0

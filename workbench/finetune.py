@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -11,35 +10,21 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from workbench.activations import Reading, noise_floor, read_activations
 from workbench.batches import BatchOrder
 from workbench.directions import ReversionDirections
-from workbench.drift import measure_drift
+from workbench.dropout import DropoutStream
 from workbench.encoding import Encoded, encode_example
 from workbench.errors import ConfigError, DivergedError, ProbeError
 from workbench.interventions import Active, Intervention, as_list
 from workbench.losses import response_losses, response_tokens
+from workbench.measurement import Measurement
 from workbench.models import HookedModel
 from workbench.probes import ProbeSet
-from workbench.records import Auxiliary, Drift, StepRecord
+from workbench.records import Auxiliary, StepRecord
 from workbench.updates import Schedule, Updates, UpdateSettings, gradient_norm
 
 MEASURED_STEPS = (1, 2, 3, 5, 8, 13, 20, 30, 50, 75, 100)
 """Dense where drift starts, sparse later; the last step is always measured."""
-
-
-@dataclass(frozen=True)
-class _Measurement:
-    """What drift is measured with: prompts, their readings at θ_S, and the noise of reading."""
-
-    reading: Reading
-    directions: ReversionDirections
-    aligned: Tensor
-    floor: Tensor
-
-    def drift(self, model: HookedModel) -> Drift:
-        current = read_activations(model, self.reading, layers=list(self.directions.layers))
-        return measure_drift(self.aligned, current, self.directions, floor=self.floor)
 
 
 class FineTuning:
@@ -109,12 +94,16 @@ class FineTuning:
         self._examples = _encode_all(model, examples)
         self._order = BatchOrder(len(self._examples), batch_size, seed)
         self._measure_at = {*(MEASURED_STEPS if measure_at is None else measure_at), steps}
-        self._measurement = _measurement(model, probes, directions)
+        self._measurement = (
+            None
+            if probes is None or directions is None
+            else Measurement.at_start(model, probes, directions)
+        )
         self._active = [
             one.start(model, torch.Generator().manual_seed(seed + 1_000_003 * (position + 1)))
             for position, one in enumerate(interventions)
         ]
-        self._dropout = torch.Generator().manual_seed(seed + 7_919).get_state()
+        self._dropout = DropoutStream(seed + 7_919, model.cfg.device)
         self._stopped = False
 
     def __iter__(self) -> Iterator[StepRecord]:
@@ -133,7 +122,7 @@ class FineTuning:
         state["order/permutation"] = self._order.permutation.clone()
         state["order/position"] = torch.tensor(self._order.position)
         state["order/generator"] = self._order.generator.get_state()
-        state["dropout"] = self._dropout.clone()
+        state |= self._dropout.state()
         for position, active in enumerate(self._active):
             state[f"intervention/{position}"] = active.generator.get_state()
         return state
@@ -152,7 +141,7 @@ class FineTuning:
         self._order.permutation = state["order/permutation"].clone()
         self._order.position = int(state["order/position"])
         self._order.generator.set_state(state["order/generator"])
-        self._dropout = state["dropout"].clone()
+        self._dropout.load_state(state)
         for position, active in enumerate(self._active):
             active.generator.set_state(state[f"intervention/{position}"])
 
@@ -161,7 +150,7 @@ class FineTuning:
         batch = [self._examples[index] for index in self._order.next()]
         for active in self._active:
             batch = active.mix_batch(batch)
-        with self._training():
+        with self._dropout.training(self.model.hf):
             with ExitStack() as hooks:
                 for active in self._active:
                     hooks.enter_context(self.model.hooks(fwd_hooks=active.forward_hooks()))
@@ -229,23 +218,6 @@ class FineTuning:
             active.edit_update(self.model, self._updates.masters, before)
             self._updates.publish()
 
-    @contextmanager
-    def _training(self) -> Iterator[None]:
-        """Training mode, gradients on and our own dropout stream; the caller's come back after."""
-        hf = self.model.hf
-        modes = [(module, module.training) for module in hf.modules()]
-        caller = torch.get_rng_state()
-        torch.set_rng_state(self._dropout)
-        hf.train()
-        try:
-            with torch.enable_grad():
-                yield
-            self._dropout = torch.get_rng_state()
-        finally:
-            torch.set_rng_state(caller)
-            for module, mode in modes:
-                module.training = mode
-
 
 def state_to_bytes(state: dict[str, Tensor]) -> bytes:
     """Return a training state as safetensors bytes."""
@@ -255,18 +227,6 @@ def state_to_bytes(state: dict[str, Tensor]) -> bytes:
 def state_from_bytes(blob: bytes) -> dict[str, Tensor]:
     """Rebuild the training state that `state_to_bytes` wrote."""
     return load_tensors(blob)
-
-
-def _measurement(
-    model: HookedModel, probes: ProbeSet | None, directions: ReversionDirections | None
-) -> _Measurement | None:
-    if probes is None or directions is None:
-        return None
-    reading = Reading.of(model, probes, directions.provenance.get("position", -1))
-    layers = list(directions.layers)
-    aligned = read_activations(model, reading, layers=layers)
-    floor = noise_floor(model, reading, aligned, layers)
-    return _Measurement(reading, directions, aligned, floor)
 
 
 def _check_sources(
