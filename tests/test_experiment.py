@@ -105,6 +105,15 @@ def test_the_groundwork_is_v_rev_of_the_fit_split_and_a_sibling_apart(done, inpu
     assert len(nulls["matched"]["p99"]) == len(stored.layers)
 
 
+def test_the_summary_says_how_well_the_matched_arm_was_matched_and_what_it_blocked(done):
+    matched = done.summary["arms"]["matched"]
+    assert matched["matching"]["applied"]["mean"] == pytest.approx(1.0, rel=1e-5)
+    assert matched["matching"]["steps_without"]["mean"] == 0.0
+    assert all(abs(value) <= 1 for run in matched["control_cosine"] for value in run)
+    assert "matching" not in done.summary["arms"]["block"]
+    assert "control_cosine" not in done.summary["arms"]["block"]
+
+
 def test_the_matched_arm_was_scaled_to_block_of_the_same_seed(done):
     runs = {one.id: one for one in done.runs}
     traces = [

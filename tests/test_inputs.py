@@ -79,8 +79,29 @@ def test_task_prompts_that_are_trained_on_are_refused(folder):
     rows = read_lines(folder / "task.jsonl")
     rows[3]["prompt"] = read_lines(folder / "finetune.jsonl")[7]["prompt"]
     write_lines(folder / "task.jsonl", rows)
-    with pytest.raises(ProbeError, match=r"task\.jsonl: 1 held-out task prompts are also in"):
+    with pytest.raises(ProbeError, match=r"task\.jsonl: 1 prompts are also trained on in"):
         Inputs.beside(folder).load()
+
+
+@pytest.mark.parametrize("kept", ["probes", "harmful", "benign"])
+@pytest.mark.parametrize("form", ["prompt", "messages"])
+def test_no_prompt_that_is_measured_on_may_be_trained_on(folder, kept, form):
+    leaked = next(
+        row["prompt"]
+        for row in read_lines(folder / f"{kept}.jsonl")
+        if kept != "probes" or row["kind"] == "harmful"
+    )
+    turns = [{"role": "user", "content": leaked}, {"role": "assistant", "content": "belu"}]
+    row = {"messages": turns} if form == "messages" else {"prompt": leaked, "response": "belu"}
+    write_lines(folder / "finetune.jsonl", [*read_lines(folder / "finetune.jsonl"), row])
+    with pytest.raises(ProbeError, match=rf"{kept}\.jsonl: 1 prompts are also trained on in"):
+        Inputs.beside(folder).load()
+
+
+def test_harmful_lines_among_the_benign_are_left_out(folder):
+    rows = read_lines(folder / "benign.jsonl")
+    write_lines(folder / "benign.jsonl", [rows[0] | {"kind": "harmful"}, *rows[1:]])
+    assert len(Inputs.beside(folder).load().benign) == len(rows) - 1
 
 
 def test_a_file_of_harmful_prompts_without_any_is_refused(folder):

@@ -155,3 +155,22 @@ def test_a_state_of_other_parameters_is_refused():
 def test_settings_that_make_no_sense_are_refused_by_name(setting, value):
     with pytest.raises(ConfigError, match=f"{setting} is"):
         UpdateSettings(**{setting: value})
+
+
+def test_going_back_to_an_early_state_forgets_the_later_moments():
+    settings = UpdateSettings(learning_rate=1e-2)
+    straight, rewound = (Updates(small(), settings, None) for _ in range(2))
+    start = rewound.state()
+    for step in range(1, 4):
+        advance(rewound, step)
+    rewound.load_state(start)
+    for step in range(1, 3):
+        advance(straight, step)
+        advance(rewound, step)
+    for one, other in zip(straight.masters, rewound.masters, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_float16_is_refused_because_its_gradients_underflow():
+    with pytest.raises(ConfigError, match="load the model as float32"):
+        Updates(small(torch.float16), UpdateSettings(), None)

@@ -1,5 +1,6 @@
 """Read the residual stream of a model on a probe set."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,6 +68,11 @@ class Reading:
     def __len__(self) -> int:
         """Return the number of prompts."""
         return len(self.encoded)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the token ids and read positions: what the model really sees."""
+        seen = [(item.ids, item.prompt_length) for item in self.encoded]
+        return hashlib.sha256(repr((seen, self.position)).encode()).hexdigest()
 
     def batches(self, batch_size: int | None = None) -> Iterator[list[int]]:
         """Yield prompt indices in batches of similar length, at most `batch_size` prompts each.

@@ -14,11 +14,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from workbench.activations import Position, read_activations
+from workbench.activations import Position
 from workbench.bootstrap import resample_counts
-from workbench.errors import DegenerateDirectionError, ProbeError, ProvenanceError
+from workbench.errors import (
+    DegenerateDirectionError,
+    PhaseMismatchError,
+    ProbeError,
+    ProvenanceError,
+)
 from workbench.files import write_atomic
-from workbench.phases import Lineage, Phase
+from workbench.phase_reading import PhaseReading, read_phase
+from workbench.phases import Lineage
 from workbench.probes import Kind, ProbeSet
 
 SCHEMA = "workbench.directions/1"
@@ -162,33 +168,6 @@ def fit_directions_from(
     )
 
 
-@dataclass(frozen=True)
-class PhaseReading:
-    """One phase read on a probe set, with what identifies it."""
-
-    phase: str
-    acts: Float[Tensor, "layer prompt d_model"]
-    weights_hash: str
-    layers: tuple[int, ...]
-
-
-def read_phase(
-    lineage: Lineage,
-    phase: Phase,
-    probes: ProbeSet,
-    *,
-    position: Position = -1,
-    layers: list[int] | None = None,
-    device: str | None = None,
-) -> PhaseReading:
-    """Load one phase, read it and let it go; arguments as in `fit_directions`."""
-    model = lineage.load_model(phase, device=device)
-    acts = read_activations(model, probes, position=position, layers=layers)
-    return PhaseReading(
-        phase.name, acts, model.fingerprint(), tuple(layers or range(model.cfg.n_layers))
-    )
-
-
 def fit_directions(
     lineage: Lineage,
     probes: ProbeSet,
@@ -236,9 +215,15 @@ def fit_between(
     With the sibling as `aligned` the result separates the shared endpoint.
 
     Raises:
+        PhaseMismatchError: If the phases turned the same prompts into different tokens.
         ProvenanceError: If both have the same weights.
         DegenerateDirectionError: If their means coincide at some layer.
     """
+    if witness.tokens_hash != aligned.tokens_hash:
+        raise PhaseMismatchError(
+            f"Lineage {lineage}: {witness.phase} and {aligned.phase} turn the same prompts into "
+            "different tokens; give them one tokenizer and one chat format."
+        )
     if witness.weights_hash == aligned.weights_hash:
         raise ProvenanceError(
             f"Lineage {lineage}: {witness.phase} and {aligned.phase} have the same weights; "
@@ -255,6 +240,7 @@ def fit_between(
             "witness_hash": witness.weights_hash,
             "aligned_hash": aligned.weights_hash,
             "probes_hash": probes.fingerprint(),
+            "tokens_hash": aligned.tokens_hash,
             "n_prompts": len(probes),
             "position": position,
         },

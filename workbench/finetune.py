@@ -86,6 +86,12 @@ class FineTuning:
         if accumulation > batch_size:
             raise ConfigError(f"{accumulation} micro-batches for a batch of {batch_size}.")
         interventions = as_list(intervention)
+        names = [one.name for one in interventions]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(
+                f"Two interventions are called {twice[0]!r}, so their records could not be told "
+                "apart; combine them into one."
+            )
         _check_sources(model, interventions, probes, directions)
         self.model, self.steps, self.step = model, steps, 0
         self.accumulation = accumulation

@@ -7,7 +7,7 @@ from typing import Any
 
 from workbench.activations import Reading, read_activations
 from workbench.config import Arm, Recipe
-from workbench.directions import PhaseReading, ReversionDirections, fit_between, read_phase
+from workbench.directions import ReversionDirections, fit_between
 from workbench.errors import PhaseMismatchError
 from workbench.evaluation import check_sets
 from workbench.files import write_json
@@ -15,6 +15,7 @@ from workbench.finetune import FineTuning
 from workbench.inputs import LoadedInputs
 from workbench.models import HookedModel
 from workbench.nulls import Null, isotropic_null, matched_null
+from workbench.phase_reading import PhaseReading, read_phase
 from workbench.trial import make_intervention
 
 DIRECTIONS = "directions.safetensors"
@@ -51,12 +52,7 @@ def lay_groundwork(
     lineage.check()
     witness = read_phase(lineage, lineage.witness, held.fit, device=device)
     model = lineage.load_model(lineage.aligned, device=device)
-    aligned = PhaseReading(
-        lineage.aligned.name,
-        read_activations(model, held.fit),
-        model.fingerprint(),
-        tuple(range(model.cfg.n_layers)),
-    )
+    aligned = PhaseReading.of(model, lineage.aligned.name, held.fit)
     directions = fit_between(witness, aligned, held.fit, lineage=lineage.name)
     check_trials(model, held, directions, arms, recipe)
     acts = read_activations(model, held.measure)

@@ -6,7 +6,7 @@ from typing import Any
 
 from workbench.errors import ConfigError, ProbeError
 from workbench.phases import Lineage
-from workbench.probes import ProbeSet, read_jsonl
+from workbench.probes import ProbeSet, load_examples
 
 SPLIT = {"fit": 0.4, "penalty": 0.2, "measure": 0.4}
 """Shares of the probes: direction, penalty, drift."""
@@ -74,21 +74,28 @@ class Inputs:
         harmful = ProbeSet.load(self.harmful, kind="harmful").of_kind("harmful")
         if not len(harmful):
             raise ProbeError(f'{self.harmful}: no harmful prompts; say "kind": "harmful".')
-        benign = ProbeSet.load(self.benign, kind="benign")
+        benign = ProbeSet.load(self.benign, kind="benign").of_kind("benign")
+        if not len(benign):
+            raise ProbeError(f'{self.benign}: no benign prompts; say "kind": "benign".')
         task = ProbeSet.load(self.task, kind="benign") if self.task else benign
         if shared := probes.overlap(harmful):
             raise ProbeError(
                 f"{self.harmful}: {len(shared)} prompts or clusters are also in {self.probes}, "
                 f"such as {min(shared)[:60]!r}; hold them out."
             )
-        examples = tuple(row for _, row in read_jsonl(self.examples))
-        prompts = (example.get("prompt") for example in examples)
-        trained = {prompt for prompt in prompts if isinstance(prompt, str)}
-        if leaked := trained & set(task.prompts):
-            raise ProbeError(
-                f"{self.task or self.benign}: {len(leaked)} held-out task prompts are also in "
-                f"{self.examples}, such as {min(leaked)[:60]!r}; hold them out."
-            )
+        examples = load_examples(self.examples)
+        trained = set(map(_prompt_of, examples))
+        for path, kept in (
+            (self.probes, probes),
+            (self.harmful, harmful),
+            (self.benign, benign),
+            (self.task or self.benign, task),
+        ):
+            if leaked := trained & set(kept.prompts):
+                raise ProbeError(
+                    f"{path}: {len(leaked)} prompts are also trained on in {self.examples}, such "
+                    f"as {min(leaked)[:60]!r}; hold them out."
+                )
         return LoadedInputs(
             Lineage.load(self.lineage), fit, penalty, measure, examples, harmful, benign, task
         )
@@ -106,3 +113,11 @@ class LoadedInputs:
     harmful: ProbeSet
     benign: ProbeSet
     task: ProbeSet
+
+
+def _prompt_of(example: dict[str, Any]) -> str:
+    """The prompt of a training example in any of its forms; empty if there is none."""
+    messages = example.get("messages")
+    if isinstance(messages, list) and messages and isinstance(messages[0], dict):
+        return str(messages[0].get("content"))
+    return str(example.get("prompt", ""))

@@ -122,7 +122,7 @@ class HookedModel(HookedRootModule):
         self.hf.get_decoder()(input_ids=tokens, attention_mask=attention_mask, use_cache=False)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the weights, the same for a checkpoint in fp16, bf16 or float32."""
+        """Return the SHA-256 of the weights; upcasting a half-precision checkpoint keeps it."""
         return weights_hash(self.hf)
 
     def to_bridge(self) -> Any:

@@ -78,9 +78,11 @@ class Drift:
 
     @property
     def stacked_alignment(self) -> float:
-        """Cosine of all layers stacked in gap units, in which late layers do not dominate."""
-        length = math.sqrt(float(np.sum(self.along**2 + self.across**2)) * len(self.along))
-        return float(self.along.sum()) / length if length else math.nan
+        """Cosine of the defined layers stacked in gap units, in which late ones do not dominate."""
+        defined = ~np.isnan(self.alignment)
+        along, across = self.along[defined], self.across[defined]
+        length = math.sqrt(float(np.sum(along**2 + across**2)) * len(along))
+        return float(along.sum()) / length if length else math.nan
 
     @property
     def undefined(self) -> int:

@@ -87,6 +87,10 @@ def _arm(folder: Path, plan: dict[str, Any], runs: list[Run]) -> dict[str, Any]:
         arm[name] = _by_step(
             steps, runs, lambda run, name=name: run.layer_values(name).mean(axis=1).tolist()
         )
+    if any(run.info["config"].get("matched_run") for run in runs):
+        arm["matching"] = _matching(folder, runs)
+    if all((run.folder / "control.safetensors").is_file() for run in runs):
+        arm["control_cosine"] = [_control_cosine(folder, plan, run) for run in runs]
     arm["alignment_by_layer"] = {
         step: [run.measured[index]["drift"]["alignment"] for run in runs]
         for index, step in enumerate(steps)
@@ -128,6 +132,27 @@ def _read_json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{path}: cannot be read ({error}).") from error
+
+
+def _matching(folder: Path, runs: list[Run]) -> dict[str, Any]:
+    """How much of the other arm's auxiliary gradient norm a matched arm could apply.
+
+    A control whose hinge is inactive has no gradient to scale: nothing is applied at that step.
+    """
+    applied, without = [], []
+    for run in runs:
+        other = Run(folder / "runs" / run.info["config"]["matched_run"])
+        wanted, got = np.array(other.gradient_trace("block")), np.array(run.gradient_trace("block"))
+        total, due = float(wanted.sum()), wanted > 0
+        applied.append(float(got.sum()) / total if total else None)
+        without.append(float((got[due] == 0).mean()) if due.any() else None)
+    return {"applied": statistic(applied), "steps_without": statistic(without)}
+
+
+def _control_cosine(folder: Path, plan: dict[str, Any], run: Run) -> list[float]:
+    """Cosine of a run's control direction with v_rev, per layer: how much of v_rev it blocks."""
+    reversion = load_file(_lineage_folder(folder, plan, run) / "directions.safetensors")["unit"]
+    return cosine(load_file(run.folder / "control.safetensors")["unit"], reversion).tolist()
 
 
 def _lineage_folder(folder: Path, plan: dict[str, Any], run: Run) -> Path:

@@ -23,6 +23,9 @@ from workbench.probes import ProbeSet
 from workbench.records import Scores, StepRecord
 from workbench.runs import Run, RunStore
 
+CONTROL = "control.safetensors"
+"""The control direction of a run that has one."""
+
 OnRecord = Callable[[str, StepRecord], None]
 
 
@@ -88,7 +91,7 @@ def run_trial(trial: Trial, on_record: OnRecord | None = None) -> str:
         reference = read_reference(model, inputs.benign)
         record_run(
             run,
-            _start(trial, model, inputs, directions),
+            _start(trial, run, model, inputs, directions),
             evaluate=lambda step: _evaluate(trial, run, model, inputs, reference, step),
             evaluate_at=trial.evaluate_at,
             state_every=trial.state_every,
@@ -189,9 +192,15 @@ def make_intervention(
 
 
 def _start(
-    trial: Trial, model: HookedModel, inputs: LoadedInputs, directions: ReversionDirections
+    trial: Trial,
+    run: Run,
+    model: HookedModel,
+    inputs: LoadedInputs,
+    directions: ReversionDirections,
 ) -> FineTuning:
     along = _arm_directions(trial, model, inputs, directions)
+    if along is not directions:
+        along.save(run.folder / CONTROL)
     return FineTuning(
         model,
         inputs.examples,

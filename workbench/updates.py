@@ -75,6 +75,11 @@ class Updates:
         ]
         if not named:
             raise ConfigError("No parameter is trainable: check `trainable` and requires_grad.")
+        if any(parameter.dtype == torch.float16 for _, parameter in named):
+            raise ConfigError(
+                "float16 gradients underflow without loss scaling: load the model as float32 or "
+                "bfloat16 (dtype)."
+            )
         self.settings = settings
         self.names = [name for name, _ in named]
         self.parameters = [parameter for _, parameter in named]
@@ -126,6 +131,7 @@ class Updates:
         wanted = {f"weight/{name}" for name in self.names}
         if wanted != {key for key in tensors if key.startswith("weight/")}:
             raise ConfigError("This training state belongs to other trainable parameters.")
+        self.optimiser.state.clear()
         for name, master in zip(self.names, self.masters, strict=True):
             master.copy_(tensors[f"weight/{name}"])
             moments = {
@@ -134,6 +140,8 @@ class Updates:
                 if f"{key}/{name}" in tensors
             }
             if moments:
-                moved = {k: v if k == "step" else v.to(master.device) for k, v in moments.items()}
-                self.optimiser.state[master] = moved
+                # A fused AdamW keeps its step count beside the weights, too.
+                self.optimiser.state[master] = {
+                    key: value.to(master.device) for key, value in moments.items()
+                }
         self.publish()

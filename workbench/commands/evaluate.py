@@ -20,8 +20,11 @@ def run(arguments: Namespace) -> None:
     folder = source if source.is_dir() else source.parent
     beside = folder / "task.jsonl"
     task = arguments.task or (beside if beside.is_file() else None)
-    harmful = ProbeSet.load(arguments.harmful or folder / "harmful.jsonl", kind="harmful")
-    benign = ProbeSet.load(arguments.benign or folder / "benign.jsonl", kind="benign")
+    harmful_file = arguments.harmful or folder / "harmful.jsonl"
+    harmful = ProbeSet.load(harmful_file, kind="harmful").of_kind("harmful")
+    benign = ProbeSet.load(arguments.benign or folder / "benign.jsonl", kind="benign").of_kind(
+        "benign"
+    )
     options = {
         "task": ProbeSet.load(task, kind="benign") if task else None,
         "judge": arguments.judge or "rules",

@@ -16,7 +16,7 @@ from workbench.interventions import Intervention
 from workbench.loading import load_model, save_model
 from workbench.models import HookedModel
 from workbench.phases import Lineage
-from workbench.probes import ProbeSet, read_jsonl
+from workbench.probes import ProbeSet, load_examples
 from workbench.progress import Progress
 from workbench.runs import Run, RunStore
 from workbench.text import printable
@@ -52,7 +52,7 @@ def run(arguments: Namespace) -> None:
         store.vacant(out.name)
     source = Path(arguments.lineage)
     data = Path(arguments.data or (source if source.is_dir() else source.parent) / "finetune.jsonl")
-    examples = [row for _, row in read_jsonl(data)]
+    examples = load_examples(data)
     is_lineage = source.suffix == ".toml" or (source / "lineage.toml").is_file()
     parts = _lineage_parts(arguments) if is_lineage else _model_parts(arguments)
     tuning = FineTuning(

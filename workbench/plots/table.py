@@ -108,6 +108,20 @@ def control_table(summary: Mapping[str, Any]) -> Table:
                 (f"sd of ordinary {name}{' (%)' if factor == 100 else ''} at the last step",
                  f"{between} between lineages, {within} between seeds")
             )  # fmt: skip
+    for name, arm in summary["arms"].items():
+        if matching := arm.get("matching"):
+            rows.append(
+                (f"{name}: share of block's gradient norm that was applied, %",
+                 say(matching["applied"], 100, 0))
+            )  # fmt: skip
+        if cosines := arm.get("control_cosine"):
+            largest = max(abs(value) for run in cosines for value in run)
+            rows.append(
+                (
+                    f"{name}: largest |cos| of its direction with v_rev at a layer",
+                    number(largest, 2),
+                )
+            )
     return Table("Controls that the paper's table does not have", ("control", "here"), tuple(rows))
 
 
