@@ -18,7 +18,7 @@ def run(arguments: Namespace) -> None:
 
     recipe = replace(DEMO, steps=arguments.steps) if arguments.steps else DEMO
     organism = resource_folder("assets") / "organism"
-    tell(arguments, f"Fine-tuning the organism in {organism.name}: one bar for all runs.")
+    tell(arguments, "Reading the phases of the organism; then one progress for all runs.")
     run_and_report(
         arguments,
         [Inputs.beside(organism)],

@@ -10,7 +10,7 @@ from workbench.evaluation import evaluate
 from workbench.loading import load_model
 from workbench.phases import Lineage
 from workbench.probes import ProbeSet
-from workbench.records import SCORE_NAMES, scores_to_json
+from workbench.records import SCORE_NAMES, Scores, scores_to_json
 from workbench.text import printable
 
 
@@ -38,13 +38,19 @@ def run(arguments: Namespace) -> None:
         models = {
             phase.name: lambda phase=phase: lineage.load_model(phase) for phase in lineage.phases
         }
-    found = {name: evaluate(load(), harmful, benign, **options) for name, load in models.items()}
+    found = {}
+    for name, load in models.items():
+        found[name] = evaluate(load(), harmful, benign, **options)
+        if not arguments.json:
+            _show(name, found[name])
     if arguments.json:
         print(json.dumps({name: scores_to_json(scores) for name, scores in found.items()}))
-        return
-    for name, scores in found.items():
-        print(printable(name))
-        for score in SCORE_NAMES:
-            if (estimate := scores[score]).n:
-                interval = f"[{estimate.low:.3f}, {estimate.high:.3f}]"
-                print(f"  {score:17} {estimate.value:8.3f}  {interval}  n = {estimate.n}")
+
+
+def _show(name: str, scores: Scores) -> None:
+    print(printable(name))
+    for score in SCORE_NAMES:
+        if (estimate := scores[score]).n:
+            interval = f"[{estimate.low:.3f}, {estimate.high:.3f}]"
+            told = f"  {score:17} {estimate.value:8.3f}  {interval}  n = {estimate.n}"
+            print(told, flush=True)
