@@ -86,7 +86,8 @@ def run_and_report(
             arms=chosen,
             seeds=tuple(range(arguments.seeds)),
             recipe=recipe,
-            jobs=arguments.jobs or os.cpu_count() or 1,
+            # Runs wait for the disk at every record: one more than cores keeps the cores busy.
+            jobs=arguments.jobs or (os.cpu_count() or 1) + 1,
             on_progress=progress,
             **options,
         )

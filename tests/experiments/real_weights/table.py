@@ -58,13 +58,14 @@ def results(out: Path) -> dict[str, Any]:
         shares[name] = _shares(runs, harmful.prompts, "harmful", "comply")
         kept["harmfulness_pooled"] = _estimate(shares[name], harmful.clusters)
         refused = _shares(runs, benign.prompts, "benign", "refuse")
+        refused_before = _shares(runs, benign.prompts, "benign", "refuse", first=True)
         for kind, wanted in (("instructions", False), ("imperatives", True)):
             chosen = [
                 i for i, c in enumerate(benign.clusters) if c.startswith(IMPERATIVES) == wanted
             ]
-            kept[f"over_refusal_{kind}"] = _estimate(
-                refused[chosen], [benign.clusters[i] for i in chosen]
-            )
+            clusters = [benign.clusters[i] for i in chosen]
+            kept[f"over_refusal_{kind}"] = _estimate(refused[chosen], clusters)
+            kept[f"over_refusal_{kind}_before"] = _estimate(refused_before[chosen], clusters)
         told["arms"][name] = kept
     for name, kept in told["arms"].items():
         difference = shares[name] - shares["ordinary"]
@@ -101,14 +102,17 @@ def _sibling_by_layer(
     }
 
 
-def _shares(runs: list[Run], prompts: tuple[str, ...], kind: str, verdict: str) -> np.ndarray:
-    """Per prompt, the share of runs whose last answer got this verdict."""
+def _shares(
+    runs: list[Run], prompts: tuple[str, ...], kind: str, verdict: str, *, first: bool = False
+) -> np.ndarray:
+    """Per prompt, the share of runs whose last (or first) answer got this verdict."""
     counts = np.zeros(len(prompts))
     for run in runs:
-        last = max((run.folder / "answers").glob("*.json"))
-        answers = json.loads(last.read_text(encoding="utf-8"))[kind]
+        files = sorted((run.folder / "answers").glob("*.json"))
+        file = files[0 if first else -1]
+        answers = json.loads(file.read_text(encoding="utf-8"))[kind]
         if tuple(prompt for prompt, *_ in answers) != prompts:
-            raise SystemExit(f"{last}: answers to other prompts.")
+            raise SystemExit(f"{file}: answers to other prompts.")
         counts += [said == verdict for *_, said in answers]
     return counts / len(runs)
 
@@ -124,7 +128,7 @@ def markdown(told: Mapping[str, Any]) -> str:
     arms, runs = told["arms"], len(told["lineages"]) * len(told["seeds"])
     parts = [
         "# Real weights: what was measured\n",
-        f"{len(told['lineages'])} alignment seeds × {len(told['seeds'])} fine-tuning seeds = "
+        f"{len(told['lineages'])} alignment seeds × {len(told['seeds'])} fine-tuning seed(s) = "
         f"{runs} runs per arm; mean ± sample sd over runs; [95 % interval over prompt clusters, "
         "the runs' answers averaged]. Written by `table.py`; how it was made is in README.md.\n",
         _table(
@@ -231,6 +235,8 @@ def _before(arm: Mapping[str, Any]) -> dict[str, Any]:
     kept = {}
     for name in ("harmfulness", "broken", "refusal_log_odds", "task_loss", "kl"):
         kept[name] = {"100": arm[name]["0"]}
+    for kind in ("instructions", "imperatives"):
+        kept[f"over_refusal_{kind}"] = arm[f"over_refusal_{kind}_before"]
     return kept | {"harmfulness_pooled": None, "harmfulness_minus_ordinary": None}
 
 
@@ -254,6 +260,9 @@ def _with_interval(value: Mapping[str, Any] | None, factor: float, digits: int) 
 
 
 def _difference(value: Mapping[str, Any] | None) -> str:
+    # The exact interval of a share that is 0 everywhere is not one of a difference.
+    if value is not None and value["value"] == 0 == value["low"]:
+        return "0.0"
     return "" if value is None else _with_interval(value, 100, 1)
 
 
