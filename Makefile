@@ -27,7 +27,9 @@ test-long: $(VENV)/browser.stamp  ## the slow tests; what they print is kept in 
 	@set -o pipefail; commit=$$(git describe --always --dirty 2>/dev/null || echo unknown); { \
 	  echo "$$(date -u +%F), commit $$commit"; \
 	  $(BIN)/python -c 'import os, platform as p; print(p.system(), p.machine(), os.cpu_count(), "cores")'; \
-	  $(BIN)/pytest -m "not ($(FAST))" --no-header --durations 20 $(ARGS); \
+	  : "benchmarks without type checks, which would be measured too"; \
+	  $(BIN)/pytest tests/benchmarks -o addopts= --no-header && \
+	  $(BIN)/pytest -m "not ($(FAST))" --ignore tests/benchmarks --no-header --durations 20 $(ARGS); \
 	} 2>&1 | tee tests/long/pytest.txt
 
 lint: $(VENV)/lint.stamp  ## format, style and types

@@ -59,7 +59,11 @@ def _forward(model, reading):
     from workbench.encoding import fill_token, pad
 
     batches = [
-        pad([reading.encoded[i].ids for i in indices], fill=fill_token(model), device="cpu")
+        pad(
+            [reading.encoded[i].ids for i in indices],
+            fill=fill_token(model),
+            device=torch.device("cpu"),
+        )
         for indices in reading.batches()
     ]
     decoder = model.hf.get_decoder()
