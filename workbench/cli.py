@@ -237,7 +237,7 @@ def _add_jobs(parser: argparse.ArgumentParser, *, default: int) -> None:
         "--jobs",
         type=positive,
         default=default,
-        help=f"runs side by side, each with one model (default: {default or 'one more than cores'})",
+        help=f"runs side by side, one model each (default: {default or 'one more than cores'})",
     )
 
 
