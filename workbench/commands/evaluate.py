@@ -38,13 +38,12 @@ def run(arguments: Namespace) -> None:
         models = {
             phase.name: lambda phase=phase: lineage.load_model(phase) for phase in lineage.phases
         }
-    found = {}
-    for name, load in models.items():
-        found[name] = evaluate(load(), harmful, benign, **options)
-        if not arguments.json:
-            _show(name, found[name])
+    found = {name: evaluate(load(), harmful, benign, **options) for name, load in models.items()}
     if arguments.json:
         print(json.dumps({name: scores_to_json(scores) for name, scores in found.items()}))
+        return
+    for name, scores in found.items():
+        _show(name, scores)
 
 
 def _show(name: str, scores: Scores) -> None:
@@ -53,4 +52,4 @@ def _show(name: str, scores: Scores) -> None:
         if (estimate := scores[score]).n:
             interval = f"[{estimate.low:.3f}, {estimate.high:.3f}]"
             told = f"  {score:17} {estimate.value:8.3f}  {interval}  n = {estimate.n}"
-            print(told, flush=True)
+            print(told)
