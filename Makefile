@@ -22,7 +22,7 @@ demo: $(VENV)/test.stamp  ## the main job on the embedded organism
 test: $(VENV)/test.stamp  ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "$(FAST)" -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
-test-long: $(VENV)/browser.stamp  ## the slow tests; what they print is kept in tests/long/
+test-long: $(VENV)/long.stamp  ## the slow tests; what they print is kept in tests/long/
 	@mkdir -p tests/long
 	@set -o pipefail; commit=$$(git describe --always --dirty 2>/dev/null || echo unknown); { \
 	  echo "$$(date -u +%F), commit $$commit"; \

@@ -234,18 +234,34 @@ def evaluation_mode(model: GuestModel | nn.Module, *, gradients: bool = False) -
     """Switch dropout off, and gradients unless asked for; the caller's mode comes back after."""
     module = model.lens if isinstance(model, GuestModel) else model
     training = [child for child in module.modules() if child.training]
-    for child in training:
-        child.training = False
+    _set_training(training, False)
     try:
         with torch.set_grad_enabled(gradients):
             yield
     finally:
-        for child in training:
-            child.training = True
+        _set_training(training, True)
+
+
+def _set_training(modules: list[nn.Module], mode: bool) -> None:
+    # Past Module.__setattr__, whose checks cost more than a small model's layer.
+    for module in modules:
+        module.__dict__["training"] = mode
+
+
+def _is_idle(point: HookPoint) -> bool:
+    """Whether nobody listens at a hook point; calling it would only cost time."""
+    return not (
+        point._forward_hooks
+        or point._forward_pre_hooks
+        or point._backward_hooks
+        or point._backward_pre_hooks
+    )
 
 
 def _firing_pre(point: HookPoint) -> Any:
     def fire(block: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:  # noqa: ARG001
+        if _is_idle(point):
+            return None
         resid = args[0] if args else kwargs["hidden_states"]
         edited = point(resid)
         if edited is resid:
@@ -257,6 +273,8 @@ def _firing_pre(point: HookPoint) -> Any:
 
 def _firing_post(point: HookPoint) -> Any:
     def fire(block: nn.Module, args: tuple, output: Any) -> Any:  # noqa: ARG001
+        if _is_idle(point):
+            return None
         resid = output[0] if isinstance(output, tuple) else output
         edited = point(resid)
         if edited is resid:
