@@ -12,7 +12,7 @@ from workbench.drift import measure_drift
 from workbench.encoding import encode, encode_text
 from workbench.errors import ConfigError, DivergedError, ProbeError, ProvenanceError
 from workbench.finetune import MEASURED_STEPS
-from workbench.interventions import Block
+from workbench.penalties import Block
 
 
 def plain_training(hf, items, *, steps=5, batch_size=4, rate=1e-3, seed=0, warmup=3):

@@ -7,7 +7,8 @@ import torch
 
 from workbench.activations import read_activations
 from workbench.controls import matched_directions
-from workbench.interventions import Active, Block, Intervention, Push
+from workbench.interventions import Active, Intervention
+from workbench.penalties import Block, Push
 
 
 @pytest.fixture
@@ -125,8 +126,9 @@ class Mixed(Intervention):
     def __init__(self, log):
         self.log = log
 
-    def start(self, model, generator):  # noqa: ARG002
+    def start(self, start):
         log = self.log
+        assert len(start.examples) > 2
 
         class Started(Active):
             edits_update = True
@@ -145,20 +147,28 @@ class Mixed(Intervention):
             def penalty(self, model):
                 log.append(("penalty", len(model.blocks[1].hook_resid_post.fwd_hooks)))
 
-            def edit_update(self, model, parameters, before):  # noqa: ARG002
-                log.append("update")
-                with torch.no_grad():
-                    for parameter, old in zip(parameters, before, strict=True):
-                        parameter.copy_(old)
+            def before_forward(self, model, items):
+                log.append(("before", len(items), len(model.blocks[1].hook_resid_post.fwd_hooks)))
 
-        return Started(self.name, generator)
+            def before_update(self, model, parameters):  # noqa: ARG002
+                self.at = [parameter.detach().clone() for parameter in parameters]
+
+            def edit_update(self, weights, before):
+                log.append("update")
+                assert all(map(torch.equal, self.at, before))
+                assert not all(map(torch.equal, weights, before))
+                for weight, old in zip(weights, before, strict=True):
+                    weight.copy_(old)
+
+        return Started(self.name, start.generator)
 
 
 def test_each_way_to_intervene_is_asked_for_once_a_step(train, lineage, weights_of):
     log = []
     records, weights, _ = train(Mixed(log), steps=2)
     # Edits are on in the training forward, off for penalties and for measuring drift.
-    assert log == ["batch", ("edit", 2, True), ("penalty", 0), "update"] * 2
+    each = ["batch", ("before", 2, 0), ("edit", 2, True), ("penalty", 0), "update"]
+    assert log == each * 2
     assert same(weights, weights_of(lineage.load_model(lineage.aligned)))  # the updates undone
     assert records[-1].drift.undefined == 3
     assert records[0].auxiliary == {}

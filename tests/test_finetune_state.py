@@ -5,7 +5,7 @@ import torch
 
 from workbench.errors import ConfigError
 from workbench.finetune import state_from_bytes, state_to_bytes
-from workbench.interventions import Block, Push
+from workbench.penalties import Block, Push
 
 
 def same_drift(one, other):

@@ -7,7 +7,7 @@ import pytest
 from workbench.directions import fit_between
 from workbench.errors import ConfigError, PhaseMismatchError
 from workbench.finetune import FineTuning
-from workbench.interventions import Block
+from workbench.penalties import Block
 from workbench.phase_reading import PhaseReading
 
 

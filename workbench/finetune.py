@@ -15,7 +15,7 @@ from workbench.directions import ReversionDirections
 from workbench.dropout import DropoutStream
 from workbench.encoding import Encoded, encode_example
 from workbench.errors import ConfigError, DivergedError, ProbeError
-from workbench.interventions import Active, Intervention, as_list
+from workbench.interventions import Active, Intervention, Start, as_list
 from workbench.losses import response_losses, response_tokens
 from workbench.measurement import Measurement
 from workbench.models import HookedModel
@@ -106,7 +106,7 @@ class FineTuning:
             else Measurement.at_start(model, probes, directions)
         )
         self._active = [
-            one.start(model, torch.Generator().manual_seed(seed + 1_000_003 * (position + 1)))
+            one.start(Start(model, _generator(seed, position), self._examples))
             for position, one in enumerate(interventions)
         ]
         self._dropout = DropoutStream(seed + 7_919, model.cfg.device)
@@ -157,10 +157,7 @@ class FineTuning:
         for active in self._active:
             batch = active.mix_batch(batch)
         with self._dropout.training(self.model.hf):
-            with ExitStack() as hooks:
-                for active in self._active:
-                    hooks.enter_context(self.model.hooks(fwd_hooks=active.forward_hooks()))
-                loss, gradients = self._task_gradients(batch)
+            loss, gradients = self._task_gradients(batch)
             self._check_finite("loss", loss)
             auxiliary = {}
             for active in self._active:
@@ -187,9 +184,17 @@ class FineTuning:
         size = math.ceil(len(batch) / self.accumulation)
         loss, gradients = 0.0, [None] * len(self._updates.parameters)
         for start in range(0, len(batch), size):
-            part = response_losses(self.model, batch[start : start + size]).sum() / tokens
+            items = batch[start : start + size]
+            for active in self._active:
+                active.before_forward(self.model, items)
+            with ExitStack() as hooks:
+                for active in self._active:
+                    hooks.enter_context(self.model.hooks(fwd_hooks=active.forward_hooks()))
+                part = response_losses(self.model, items).sum() / tokens
+                # Hooks stay on: gradient checkpointing runs the forward again in here.
+                found = self._gradients(part)
             loss += part.item()
-            _add(gradients, self._gradients(part), 1.0)
+            _add(gradients, found, 1.0)
         return loss, gradients
 
     def _add_penalty(
@@ -219,9 +224,13 @@ class FineTuning:
     def _update(self, gradients: list[Tensor | None], norm: Tensor, rate: float) -> None:
         editors = [active for active in self._active if active.edits_update]
         before = [master.detach().clone() for master in self._updates.masters] if editors else []
-        self._updates.apply(gradients, norm, rate)
         for active in editors:
-            active.edit_update(self.model, self._updates.masters, before)
+            active.before_update(self.model, self._updates.parameters)
+        self._updates.apply(gradients, norm, rate)
+        with torch.no_grad():
+            for active in editors:
+                active.edit_update(self._updates.masters, before)
+        if editors:
             self._updates.publish()
 
 
@@ -243,18 +252,23 @@ def _check_sources(
 ) -> None:
     if (probes is None) != (directions is None):
         raise ConfigError("Drift needs both probes and directions; give both or neither.")
-    sources = [directions, *(one.needs[0] for one in interventions)]
+    sources = [directions, *(source for one in interventions for source in one.sources)]
     if found := [source for source in sources if source is not None]:
         fingerprint = model.fingerprint()
         for source in found:
             source.check_model(fingerprint)
     for one in interventions:
-        penalty = one.needs[1]
+        penalty = one.trained_on
         if probes is not None and penalty is not None and (shared := probes.overlap(penalty)):
             raise ProbeError(
                 f"{one.name}: {len(shared)} penalty probes are also measured, such as "
                 f"{min(shared)[:60]!r}; split them by cluster."
             )
+
+
+def _generator(seed: int, position: int) -> torch.Generator:
+    """Randomness of the intervention at `position`, apart from data order and dropout."""
+    return torch.Generator().manual_seed(seed + 1_000_003 * (position + 1))
 
 
 def _encode_all(model: HookedModel, examples: Sequence[Mapping[str, Any]]) -> list[Encoded]:

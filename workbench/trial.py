@@ -16,9 +16,10 @@ from workbench.evaluation import Reference, evaluate_answers, read_reference
 from workbench.files import file_hash, write_json
 from workbench.finetune import FineTuning, state_from_bytes, state_to_bytes
 from workbench.inputs import Inputs, LoadedInputs
-from workbench.interventions import Block, Intervention, Push
+from workbench.interventions import Intervention
 from workbench.loading import save_model
 from workbench.models import HookedModel
+from workbench.penalties import Block, Push
 from workbench.probes import ProbeSet
 from workbench.records import Scores, StepRecord
 from workbench.runs import Run, RunStore

@@ -8,10 +8,16 @@ import torch
 
 from workbench.encoding import encode
 from workbench.errors import ConfigError, LayerError, ProbeError
-from workbench.interventions import Block, Push, as_list
+from workbench.interventions import Start, as_list
+from workbench.penalties import Block, Push
 from workbench.probes import ProbeSet
 
 pytestmark = pytest.mark.transformer_lens_3
+
+
+def start(setting, model, seed=0):
+    """Start an intervention on a model, as a fine-tuning would."""
+    return setting.start(Start(model, torch.Generator().manual_seed(seed), ()))
 
 
 def block_of(along, hinge):
@@ -76,7 +82,7 @@ def test_loss_and_gradient_are_those_of_the_formula(
 ):
     model, move = moved
     setting = kind(directions, strength=7.0, probes=splits[1], hinge=hinge, layers=layers)
-    active = setting.start(model, torch.Generator())
+    active = start(setting, model)
     move()
     along = reference(model, layers or (0, 1, 2))
     assert along.min() < -0.001 < 0.001 < along.max()  # both sides of the hinge are met
@@ -97,7 +103,7 @@ def test_the_penalty_reads_where_the_direction_was_fitted(
 ):
     model, move = moved
     elsewhere = replace(directions, provenance={**directions.provenance, "position": position})
-    active = Block(elsewhere, strength=1.0, probes=splits[1]).start(model, torch.Generator())
+    active = start(Block(elsewhere, strength=1.0, probes=splits[1]), model)
     move()
     expected = block_of(reference(model, position=position), "prompt")
     torch.testing.assert_close(active.penalty(model), expected, rtol=1e-4, atol=1e-6)
@@ -113,24 +119,20 @@ def test_directions_of_some_layers_are_matched_to_those_layers(
         directions, layers=(2, 0), unit=directions.unit[rows], gap=directions.gap[rows],
         split_half=directions.split_half[rows], interval=directions.interval[rows],
     )  # fmt: skip
-    active = Block(some, strength=1.0, probes=splits[1], layers=(0,)).start(
-        model, torch.Generator()
-    )
+    active = start(Block(some, strength=1.0, probes=splits[1], layers=(0,)), model)
     move()
     expected = block_of(reference(model, (0,)), "prompt")
     torch.testing.assert_close(active.penalty(model), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_block_and_its_gradient_are_zero_at_the_aligned_model(aligned_model, directions, splits):
-    block = Block(directions, strength=30.0, probes=splits[1]).start(
-        aligned_model, torch.Generator()
-    )
+    block = start(Block(directions, strength=30.0, probes=splits[1]), aligned_model)
     loss = block.penalty(aligned_model)
     # Zero but for rounding, of which a minibatch in another shape makes 1e-7 phase gaps.
     assert loss < 1e-9
     gradients = torch.autograd.grad(loss, aligned_model.hf.parameters(), allow_unused=True)
     assert max(g.abs().max() for g in gradients if g is not None) < 1e-3
-    push = Push(directions, strength=3.0, probes=splits[1]).start(aligned_model, torch.Generator())
+    push = start(Push(directions, strength=3.0, probes=splits[1]), aligned_model)
     assert push.penalty(aligned_model).item() == pytest.approx(3.0 * 3 * 0.6**2, rel=1e-5)
 
 
@@ -141,16 +143,14 @@ def test_block_does_not_mind_prompts_that_differ_from_each_other(moved, read, di
     spread = spread - spread.mean(dim=1, keepdim=True)
     axis = (directions.unit / directions.gap[:, None]).float()
     against_mean = block_of(torch.einsum("lpd,ld->lp", spread, axis), "prompt")
-    active = Block(directions, strength=1.0, probes=splits[1]).start(model, torch.Generator())
+    active = start(Block(directions, strength=1.0, probes=splits[1]), model)
     assert active.penalty(model) < 1e-9 < 1e-2 < against_mean
 
 
 def test_a_minibatch_is_drawn_by_the_interventions_own_generator(moved, directions, splits):
     model, move = moved
     setting = Block(directions, strength=1.0, probes=splits[1], batch_size=2)
-    one, same, other = (
-        setting.start(model, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
-    )
+    one, same, other = (start(setting, model, seed) for seed in (0, 0, 1))
     move()
     state = torch.get_rng_state()
     losses = [[active.penalty(model).item() for _ in range(4)] for active in (one, same, other)]
@@ -161,7 +161,7 @@ def test_a_minibatch_is_drawn_by_the_interventions_own_generator(moved, directio
 
 def test_a_penalty_has_no_dropout_and_leaves_modes(moved, directions, splits):
     model, move = moved
-    active = Block(directions, strength=1.0, probes=splits[1]).start(model, torch.Generator())
+    active = start(Block(directions, strength=1.0, probes=splits[1]), model)
     move()
     expected = active.penalty(model).item()
     model.hf.train()
@@ -175,13 +175,13 @@ def test_a_penalty_has_no_dropout_and_leaves_modes(moved, directions, splits):
 
 def test_a_trace_scales_the_gradient_to_its_norm(aligned_model, directions, splits):
     setting = Block(directions, strength=1.0, probes=splits[1], trace=(0.5, 3.0))
-    active = setting.start(aligned_model, torch.Generator())
+    active = start(setting, aligned_model)
     assert active.penalty_scale(1, 2.0) == 0.25
     assert active.penalty_scale(2, 2.0) == 1.5
     assert active.penalty_scale(1, 0.0) == 0.0  # nothing to scale
     with pytest.raises(ConfigError, match=r"The trace .* 2.* step 3"):
         active.penalty_scale(3, 1.0)
-    plain = replace(setting, trace=None).start(aligned_model, torch.Generator())
+    plain = start(replace(setting, trace=None), aligned_model)
     assert plain.penalty_scale(1, 2.0) == 1.0
 
 
