@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from workbench.bootstrap import resample_counts
 from workbench.directions import (
+    TENSORS,
     ReversionDirections,
     fit_between,
     fit_directions,
@@ -17,6 +18,7 @@ from workbench.directions import (
     read_phase,
 )
 from workbench.errors import DegenerateDirectionError, LayerError, ProbeError, ProvenanceError
+from workbench.probes import ProbeSet
 
 
 @pytest.fixture
@@ -170,7 +172,7 @@ def test_one_prompt_is_not_enough(noisy):
 def test_saved_directions_load_equal(directions, tmp_path):
     directions.save(tmp_path / "d.safetensors")
     loaded = ReversionDirections.load(tmp_path / "d.safetensors")
-    for name in ("unit", "gap", "split_half", "interval"):
+    for name in TENSORS:
         assert torch.equal(getattr(loaded, name), getattr(directions, name))
     assert loaded.layers == directions.layers
     assert loaded.provenance == directions.provenance
@@ -189,7 +191,7 @@ def test_a_file_that_is_no_directions_file_is_refused(directions, tmp_path):
 
 
 def about(**changes):
-    good = {"schema": "workbench.directions/1", "layers": [0], "provenance": {}}
+    good = {"schema": "workbench.directions/2", "layers": [0], "provenance": {}}
     return {"workbench": json.dumps(good | changes)}
 
 
@@ -201,8 +203,8 @@ def about(**changes):
         ({"workbench": "[]"}, ["unit"], "not a directions file"),
         (about(schema="workbench.directions/9"), ["unit"], "schema 'workbench.directions/9', not"),
         (about(), ["unit"], "not a directions file"),
-        (about(), ["unit", "gap", "split_half", "interval", "more"], "not a directions file"),
-        (about(layers=3), ["unit", "gap", "split_half", "interval"], "not a directions file"),
+        (about(), [*TENSORS, "more"], "not a directions file"),
+        (about(layers=3), TENSORS, "not a directions file"),
     ],
 )
 def test_another_safetensors_file_is_refused(tmp_path, metadata, tensors, message):
@@ -217,7 +219,12 @@ def test_another_model_is_refused(directions, aligned_model, make_model):
     with pytest.raises(ProvenanceError, match="load the aligned checkpoint again or fit new"):
         directions.check_model(make_model(seed=1).fingerprint())
     anonymous = ReversionDirections(
-        directions.unit, directions.gap, directions.split_half, directions.interval, (0, 1, 2)
+        directions.unit,
+        directions.gap,
+        directions.split_half,
+        directions.interval,
+        directions.mean,
+        (0, 1, 2),
     )
     anonymous.check_model("anything")
 
@@ -230,3 +237,14 @@ def test_another_unit_keeps_gaps_and_forgets_what_was_fitted(directions):
     assert control.split_half.isnan().all()
     assert control.interval.isnan().all()
     assert control.provenance == {**directions.provenance, "control": "mine"}
+
+
+def test_prompts_that_a_direction_was_fitted_on_are_refused_for_measuring(directions, splits):
+    directions.check_probes(splits[2], "measured")
+    with pytest.raises(ProbeError, match="were fitted on are also measured; split the probes"):
+        directions.check_probes(ProbeSet((*splits[2].probes, splits[0].probes[0])), "measured")
+
+
+def test_the_mean_is_where_the_aligned_model_is(noisy):
+    directions = fit_directions_from(*noisy)
+    torch.testing.assert_close(directions.mean, noisy[1].double().mean(dim=1))

@@ -118,6 +118,7 @@ def test_directions_of_some_layers_are_matched_to_those_layers(
     some = replace(
         directions, layers=(2, 0), unit=directions.unit[rows], gap=directions.gap[rows],
         split_half=directions.split_half[rows], interval=directions.interval[rows],
+        mean=directions.mean[rows],
     )  # fmt: skip
     active = start(Block(some, strength=1.0, probes=splits[1], layers=(0,)), model)
     move()

@@ -27,7 +27,8 @@ from workbench.phase_reading import PhaseReading, read_phase
 from workbench.phases import Lineage
 from workbench.probes import Kind, ProbeSet
 
-SCHEMA = "workbench.directions/1"
+SCHEMA = "workbench.directions/2"
+TENSORS = ("unit", "gap", "split_half", "interval", "mean")
 N_RESAMPLES = 1000
 N_HALVES = 100
 
@@ -48,6 +49,9 @@ class ReversionDirections:
     interval: Float[Tensor, "layer 2"]
     """95 % bootstrap interval over prompts of the cosine between a refitted direction and this."""
 
+    mean: Float[Tensor, "layer d_model"]
+    """Mean activation of the aligned model where the direction was fitted: where it starts."""
+
     layers: tuple[int, ...]
     """The layers of the model that the rows belong to."""
 
@@ -56,12 +60,7 @@ class ReversionDirections:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file that carries its provenance."""
-        tensors = {
-            "unit": self.unit,
-            "gap": self.gap,
-            "split_half": self.split_half,
-            "interval": self.interval,
-        }
+        tensors = {name: getattr(self, name) for name in TENSORS}
         about = {"schema": SCHEMA, "layers": list(self.layers), "provenance": dict(self.provenance)}
         content = save(
             {name: value.contiguous() for name, value in tensors.items()},
@@ -102,6 +101,18 @@ class ReversionDirections:
             raise ProvenanceError(
                 f"These directions start from weights {expected[:12]}, the model has "
                 f"{fingerprint[:12]}; load the aligned checkpoint again or fit new directions."
+            )
+
+    def check_probes(self, probes: ProbeSet, use: str) -> None:
+        """Refuse prompts that these directions were fitted on.
+
+        Raises:
+            ProbeError: If a prompt or cluster of `probes` is among them.
+        """
+        if shared := probes.marks() & {*self.provenance.get("prompts", ())}:
+            raise ProbeError(
+                f"{len(shared)} prompts or clusters that directions were fitted on are also "
+                f"{use}; split the probes by cluster and use each part once."
             )
 
     def with_unit(
@@ -163,6 +174,7 @@ def fit_directions_from(
         gap=gap,
         split_half=_split_half(gram),
         interval=_bootstrap_interval(gram),
+        mean=aligned.double().mean(dim=1),
         layers=layers,
         provenance=provenance or {},
     )
@@ -240,6 +252,7 @@ def fit_between(
             "witness_hash": witness.weights_hash,
             "aligned_hash": aligned.weights_hash,
             "probes_hash": probes.fingerprint(),
+            "prompts": sorted(probes.marks()),
             "tokens_hash": aligned.tokens_hash,
             "n_prompts": len(probes),
             "position": position,

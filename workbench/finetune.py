@@ -257,6 +257,8 @@ def _check_sources(
         fingerprint = model.fingerprint()
         for source in found:
             source.check_model(fingerprint)
+    if probes is not None and directions is not None:
+        directions.check_probes(probes, "measured")
     for one in interventions:
         penalty = one.trained_on
         if probes is not None and penalty is not None and (shared := probes.overlap(penalty)):

@@ -105,6 +105,13 @@ class ProbeSet:
         mine = {*self.prompts, *self.clusters}
         return mine & {*other.prompts, *other.clusters}
 
+    def marks(self) -> set[str]:
+        """Return short hashes of the prompts and clusters, to notice overlap without the text."""
+        keys = {*self.prompts, *self.clusters}
+        return {
+            hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16] for key in keys
+        }
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of all prompts, kinds, clusters and responses in order."""
         rows = [vars(probe) for probe in self.probes]
