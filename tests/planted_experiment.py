@@ -6,7 +6,8 @@ from dataclasses import asdict
 import numpy as np
 from safetensors.numpy import save_file
 
-from workbench.config import Arm, Recipe, standard_arms
+from workbench.arms import Arm, standard_arms
+from workbench.config import Recipe
 from workbench.records import SCORE_NAMES, Drift, Estimate, Scores, StepRecord
 from workbench.runs import RunStore
 from workbench.summary import summarise

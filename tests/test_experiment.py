@@ -9,7 +9,8 @@ import pytest
 from planted_inputs import contents, read_lines, write_lines
 from safetensors.numpy import load_file
 
-from workbench.config import Recipe, choose_arms, standard_arms
+from workbench.arms import choose_arms, standard_arms
+from workbench.config import Recipe
 from workbench.directions import ReversionDirections, fit_directions
 from workbench.errors import ConfigError, DivergedError, RunError, WorkbenchError
 from workbench.experiment import run_experiment
@@ -17,7 +18,7 @@ from workbench.inputs import Inputs
 from workbench.summary import summarise
 
 RECIPE = Recipe(steps=5, learning_rate=1e-3, batch_size=4)
-KNOWN = standard_arms(block=0.5, push=0.5, penalty_batch=4)
+KNOWN = standard_arms({"block": 0.5, "push": 0.5}, penalty_batch=4)
 ARMS = choose_arms("ordinary,block,matched", KNOWN)
 
 

@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[1] / "workbench"
 ORDER = """
     errors text paper files locks resources states batches dropout bootstrap progress
-    config records models loading phases probes inputs encoding activations phase_reading
+    config arms records models loading phases probes inputs encoding activations phase_reading
     directions drift measurement nulls controls losses generation interventions penalties
-    updates finetune judges evaluation runs trial groundwork summary experiment plots widgets doctor
-    commands cli
+    updates finetune judges evaluation runs conditions trial groundwork summary experiment plots
+    widgets doctor commands cli
     __main__
 """.split()  # noqa: SIM905
 LEAVES = {"organism", "integrations"}
@@ -91,7 +91,7 @@ def test_the_package_imports_nothing_heavy():
     assert loaded_by("torch") >= {"torch"}  # it would have been seen
 
 
-@pytest.mark.parametrize("module", ["records", "config", "runs", "summary", "plots"])
+@pytest.mark.parametrize("module", ["records", "config", "arms", "runs", "summary", "plots"])
 def test_what_opens_old_runs_imports_no_torch(module):
     if not ((ROOT / f"{module}.py").exists() or (ROOT / module).exists()):
         pytest.skip(f"there is no workbench.{module} yet")

@@ -1,7 +1,6 @@
 """The summary says what the run folders say, recomputed here by hand from what was planted."""
 
 import json
-import math
 import shutil
 import statistics
 
@@ -19,7 +18,7 @@ from scipy import stats
 
 from workbench.errors import RunError
 from workbench.paper import QUANTITIES
-from workbench.summary import statistic, summarise
+from workbench.summary import summarise
 
 SEEDS = (0, 1, 2)
 LINE = ("ordinary", "block", "push")
@@ -67,17 +66,6 @@ def mean_alignment(arm, seed):
 
 def last_scores(arm):
     return [planted_scores(arm, seed, 100) for seed in SEEDS]
-
-
-def test_a_statistic_leaves_undefined_values_out_and_counts_the_others():
-    assert statistic([1.0, None, 3.0, math.nan]) == {
-        "mean": 2.0,
-        "sd": statistics.stdev([1.0, 3.0]),
-        "n": 2,
-        "per_seed": [1.0, None, 3.0, None],
-    }
-    assert statistic([1.0])["sd"] is None
-    assert statistic([None]) == {"mean": None, "sd": None, "n": 0, "per_seed": [None]}
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -148,7 +136,7 @@ def test_nulls_count_the_defined_pairs_of_the_ordinary_arm_above_each_p99(summar
 
 def test_the_ordering_counts_the_seeds_in_which_it_holds(summary, own):
     assert summary["ordering"] == {
-        name: {"holds": 3, "n": 3} for name in ("alignment", "harmfulness")
+        name: {"holds": 3, "n": 3, "p": 1 / 8} for name in ("alignment", "harmfulness")
     }
 
     def swap(line):
@@ -157,8 +145,8 @@ def test_the_ordering_counts_the_seeds_in_which_it_holds(summary, own):
 
     change_records(own, "l0-ordinary-1", swap)
     assert summarise(own)["ordering"] == {
-        "alignment": {"holds": 2, "n": 2},
-        "harmfulness": {"holds": 1, "n": 2},
+        "alignment": {"holds": 2, "n": 2, "p": 1 / 4},
+        "harmfulness": {"holds": 1, "n": 2, "p": 3 / 4},
     }
 
 

@@ -6,7 +6,8 @@ import pytest
 from planted_inputs import contents
 
 from workbench import trial
-from workbench.config import Recipe, standard_arms
+from workbench.arms import standard_arms
+from workbench.config import Recipe
 from workbench.errors import ConfigError, DivergedError, RunError
 from workbench.groundwork import DIRECTIONS, lay_groundwork
 from workbench.inputs import Inputs
@@ -15,7 +16,7 @@ from workbench.runs import Run
 from workbench.trial import Trial, run_trial
 
 RECIPE = Recipe(steps=6, learning_rate=1e-3, batch_size=4, measure_at=(1, 2, 4))
-ARMS = standard_arms(block=0.5, push=0.5, penalty_batch=4)
+ARMS = standard_arms({"block": 0.5, "push": 0.5}, penalty_batch=4)
 EVERYTHING = {"evaluate_at": (0, 3, 6), "save_model": True}
 
 

@@ -10,7 +10,8 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "activations": ("Moments", "Reading", "read_activations", "read_moments"),
-    "config": ("Arm", "Recipe", "choose_arms", "standard_arms"),
+    "arms": ("Arm", "choose_arms", "standard_arms"),
+    "config": ("Recipe",),
     "controls": ("matched_directions", "random_directions"),
     "directions": ("ReversionDirections", "fit_directions", "fit_directions_from"),
     "drift": ("measure_drift",),

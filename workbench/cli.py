@@ -11,7 +11,8 @@ from importlib import import_module
 from typing import NoReturn
 
 from workbench import __version__
-from workbench.commands.options import positive, read_position, whole_numbers
+from workbench.arms import DEMO, standard_arms
+from workbench.commands.options import numbers, positive, read_position, whole_numbers
 from workbench.errors import WorkbenchError
 from workbench.text import printable
 
@@ -63,8 +64,8 @@ def _demo(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--arms",
-        help="comma-separated (default: %(default)s)",
-        default="ordinary,block,push,random,matched",
+        help="comma-separated, as of experiment (default: %(default)s)",
+        default=DEMO,
     )
     _add_jobs(parser, default=0)
     return parser
@@ -98,8 +99,14 @@ def _finetune(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", metavar="FILE", help="JSONL of training examples")
     parser.add_argument("--probes", metavar="FILE", help="JSONL of prompts (default: beside it)")
-    parser.add_argument("--intervention", choices=("none", "block", "push"), default="none")
-    parser.add_argument("--strength", type=float, default=30.0)
+    parser.add_argument(
+        "--intervention",
+        metavar="NAMES",
+        default="none",
+        help="none, or comma-separated NAME[:STRENGTH][@LAYERS], which compose (default: none; "
+        f"there are {', '.join(name for name, arm in standard_arms().items() if not arm.needs)})",
+    )
+    parser.add_argument("--strength", type=float, help="of a single intervention")
     parser.add_argument("--target", type=float, default=0.6, help="of push, in phase gaps")
     parser.add_argument(
         "--layers", type=whole_numbers, help="layers to intervene at, such as 2,3 (default: all)"
@@ -138,8 +145,24 @@ def _experiment(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
         parser.add_argument(f"--{name}", metavar="FILE", help="default: beside the lineage")
     parser.add_argument(
         "--arms",
-        default="ordinary,block,push,random,matched",
-        help="comma-separated (default: %(default)s)",
+        help="comma-separated NAME[:STRENGTH][@LAYERS], or all "
+        f"(default: {DEMO}; there are {', '.join(standard_arms())})",
+    )
+    parser.add_argument(
+        "--intervention",
+        metavar="NAMES",
+        help="instead of --arms: ordinary fine-tuning and these arms, such as block,anchor-kl",
+    )
+    parser.add_argument(
+        "--strength",
+        type=numbers,
+        metavar="NUMBERS",
+        help="with --intervention: a dose response, such as 0,0.25,0.5,1,2,4",
+    )
+    parser.add_argument(
+        "--sweep-layers",
+        action="store_true",
+        help="with --intervention: at every single layer, half and third of them",
     )
     parser.add_argument("--block", type=float, default=30.0, help="strength of block")
     parser.add_argument("--push", type=float, default=3.0, help="strength of push")

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from workbench.config import Arm, Recipe
+from workbench.arms import Arm, waves
+from workbench.config import Recipe
 from workbench.directions import ReversionDirections
 from workbench.errors import ConfigError, RunError
 from workbench.files import write_json
@@ -70,7 +71,7 @@ def run_experiment(
 
     Args:
         inputs: Files of one lineage, or of several.
-        arms: Conditions; a matched arm needs the arm it is matched to.
+        arms: Conditions, with those that others need (`arms.choose_arms` checks it).
         seeds: Of data order, penalty minibatches and control directions.
         recipe: Numbers of the fine-tuning, the same in all arms.
         out: Folder to make: runs, directions, `experiment.json` and `summary.json`.
@@ -101,7 +102,7 @@ def run_experiment(
     names = _unique_names(loaded)
     judges = [find_judge(judge or held.lineage.judge).name for held in loaded]
     places = [folder / "lineages" / name for name in names]
-    _prepare(places, loaded, arms, recipe, device)
+    _prepare(places, loaded, arms, recipe, judge, device)
     shared: dict[str, Any] = {
         "store": folder / "runs",
         "recipe": recipe,
@@ -112,16 +113,17 @@ def run_experiment(
         "device": device,
         "break_lock": break_lock,
     }
+    by_name = {arm.name: arm for arm in arms}
     trials = [
         Trial(
-            run_id=f"{place.name}-{arm.name}-{seed}",
+            run_id=_run_id(place, arm, seed),
             lineage=held.lineage.name,
             inputs=one,
             directions=place / DIRECTIONS,
             arm=arm,
             seed=seed,
             judge=judged_by,
-            matched_run=f"{place.name}-{arm.match}-{seed}" if arm.match else None,
+            runs={name: _run_id(place, by_name[name], seed) for name in arm.needs},
             **shared,
         )
         for one, held, place, judged_by in zip(several, loaded, places, judges, strict=True)
@@ -147,6 +149,10 @@ def run_experiment(
     return Experiment(folder, summarise(folder))
 
 
+def _run_id(place: Path, arm: Arm, seed: int) -> str:
+    return f"{place.name}-{arm.slug}-{seed}"
+
+
 def _usable(folder: Path, *, resume: bool) -> Path:
     """Return the output folder if it can be one; nothing is made yet."""
     if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]) and not resume:
@@ -162,6 +168,7 @@ def _prepare(
     loaded: Sequence[LoadedInputs],
     arms: Sequence[Arm],
     recipe: Recipe,
+    judge: str | None,
     device: str | None,
 ) -> None:
     """Lay the groundwork of every lineage that has none yet; write when all of it is laid."""
@@ -172,7 +179,7 @@ def _prepare(
             directions = ReversionDirections.load(place / DIRECTIONS)
             check_trials(model, held, directions, arms, recipe)
         else:
-            laid[place] = lay_groundwork(held, arms, recipe, device=device)
+            laid[place] = lay_groundwork(held, arms, recipe, judge=judge, device=device)
     for place, groundwork in laid.items():
         groundwork.save(place)
 
@@ -183,11 +190,11 @@ def _measured_steps(recipe: Recipe) -> list[int]:
 
 
 def _run_all(trials: list[Trial], jobs: int, on_progress: OnProgress | None) -> None:
-    """Run the trials, those that need another's trace after the others."""
-    first = [trial for trial in trials if trial.matched_run is None]
-    second = [trial for trial in trials if trial.matched_run is not None]
+    """Run the trials, those that need another's end after the others."""
+    several = dict.fromkeys(trial.arm for trial in trials)
+    groups = [[trial for trial in trials if trial.arm in wave] for wave in waves(several)]
     if jobs == 1:
-        for trial in [*first, *second]:
+        for trial in (trial for group in groups for trial in group):
             run_trial(trial, _reporting(on_progress))
         return
     context = multiprocessing.get_context("spawn")
@@ -195,7 +202,7 @@ def _run_all(trials: list[Trial], jobs: int, on_progress: OnProgress | None) -> 
     with ProcessPoolExecutor(
         jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
     ) as pool:
-        for wave in (first, second):
+        for wave in groups:
             futures = [pool.submit(run_trial, trial) for trial in wave]
             try:
                 _watch(futures, wave, on_progress)

@@ -1,5 +1,6 @@
 """The files of one lineage's experiment: checkpoints, probes, training data, evaluation prompts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,52 @@ from workbench.probes import ProbeSet, load_examples
 
 SPLIT = {"fit": 0.4, "penalty": 0.2, "measure": 0.4}
 """Shares of the probes: direction, penalty, drift."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The probes, split by cluster: what each part is used for."""
+
+    fit: ProbeSet
+    """Harmful prompts that directions are fitted on."""
+
+    penalty: ProbeSet
+    """Harmful prompts that interventions train on."""
+
+    measure: ProbeSet
+    """Harmful prompts that drift is measured on."""
+
+    benign_fit: ProbeSet
+    """Benign prompts of the fit split, for the refusal direction; may be empty."""
+
+    benign_penalty: ProbeSet
+    """Benign prompts of the penalty split, for an anchor; may be empty."""
+
+    @classmethod
+    def of(cls, probes: ProbeSet, *, seed: int = 0, where: str = "probes") -> "Splits":
+        """Split probes of both kinds; `ProbeError` if there are too few harmful ones."""
+        if not len(probes.of_kind("harmful")):
+            raise ProbeError(f'{where}: no harmful prompts; say "kind": "harmful".')
+        parts = probes.split(**SPLIT, seed=seed)
+        harmful = [part.of_kind("harmful") for part in parts]
+        for name, part in zip(SPLIT, harmful, strict=True):
+            if len(part) < 2:
+                raise ProbeError(
+                    f"{where}: the split leaves {len(part)} harmful prompts for {name!r}; a mean "
+                    "needs at least 2. Give more."
+                )
+        return cls(*harmful, *(part.of_kind("benign") for part in parts[:2]))
+
+
+@dataclass(frozen=True)
+class LoadedInputs(Splits):
+    """What the files hold."""
+
+    lineage: Lineage
+    examples: tuple[dict[str, Any], ...]
+    harmful: ProbeSet
+    benign: ProbeSet
+    task: ProbeSet
 
 
 @dataclass(frozen=True)
@@ -63,14 +110,14 @@ class Inputs:
                 )
         return cls(**found)
 
-    def load(self, *, split_seed: int = 0) -> "LoadedInputs":
+    def load(self, *, split_seed: int = 0) -> LoadedInputs:
         """Read and check every file.
 
         Raises:
             ProbeError: If a file is unusable, or held-out prompts are among the probes.
         """
-        probes = ProbeSet.load(self.probes).of_kind("harmful")
-        fit, penalty, measure = probes.split(**SPLIT, seed=split_seed)
+        probes = ProbeSet.load(self.probes)
+        splits = Splits.of(probes, seed=split_seed, where=str(self.probes))
         harmful = ProbeSet.load(self.harmful, kind="harmful").of_kind("harmful")
         if not len(harmful):
             raise ProbeError(f'{self.harmful}: no harmful prompts; say "kind": "harmful".')
@@ -78,41 +125,38 @@ class Inputs:
         if not len(benign):
             raise ProbeError(f'{self.benign}: no benign prompts; say "kind": "benign".')
         task = ProbeSet.load(self.task, kind="benign") if self.task else benign
-        if shared := probes.overlap(harmful):
-            raise ProbeError(
-                f"{self.harmful}: {len(shared)} prompts or clusters are also in {self.probes}, "
-                f"such as {min(shared)[:60]!r}; hold them out."
-            )
         examples = load_examples(self.examples)
-        trained = set(map(_prompt_of, examples))
-        for path, kept in (
-            (self.probes, probes),
-            (self.harmful, harmful),
-            (self.benign, benign),
-            (self.task or self.benign, task),
-        ):
+        held_out = {
+            self.harmful: harmful,
+            self.benign: benign,
+            self.task or self.benign: task,
+        }
+        self._check_apart(probes, held_out, set(map(_prompt_of, examples)))
+        return LoadedInputs(
+            **vars(splits),
+            lineage=Lineage.load(self.lineage),
+            examples=examples,
+            harmful=harmful,
+            benign=benign,
+            task=task,
+        )
+
+    def _check_apart(
+        self, probes: ProbeSet, held_out: Mapping[Path, ProbeSet], trained: set[str]
+    ) -> None:
+        """Refuse prompts that are evaluated on and are also probes, or trained on."""
+        for path, kept in held_out.items():
+            if shared := probes.overlap(kept):
+                raise ProbeError(
+                    f"{path}: {len(shared)} prompts or clusters are also in {self.probes}, "
+                    f"such as {min(shared)[:60]!r}; hold them out."
+                )
+        for path, kept in {self.probes: probes, **held_out}.items():
             if leaked := trained & set(kept.prompts):
                 raise ProbeError(
                     f"{path}: {len(leaked)} prompts are also trained on in {self.examples}, such "
                     f"as {min(leaked)[:60]!r}; hold them out."
                 )
-        return LoadedInputs(
-            Lineage.load(self.lineage), fit, penalty, measure, examples, harmful, benign, task
-        )
-
-
-@dataclass(frozen=True)
-class LoadedInputs:
-    """What the files hold."""
-
-    lineage: Lineage
-    fit: ProbeSet
-    penalty: ProbeSet
-    measure: ProbeSet
-    examples: tuple[dict[str, Any], ...]
-    harmful: ProbeSet
-    benign: ProbeSet
-    task: ProbeSet
 
 
 def _prompt_of(example: dict[str, Any]) -> str:

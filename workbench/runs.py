@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 
+AFTERMATH = "aftermath.safetensors"
+"""In a run's folder: what the fine-tuning left on the fit probes."""
+
+CONTROL = "control.safetensors"
+"""In the folder of a run that does not act along v_rev: along what it acts."""
+
 
 class RunStore:
     """A folder of runs."""

@@ -1,23 +1,22 @@
 """The summary of an experiment, computed from its folders alone."""
 
-import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
-from scipy import stats
 
-from workbench.errors import RunError
+from workbench.archive import SCHEMA, Archive, read_json, read_tensors
+from workbench.blocking import after_blocking
+from workbench.comparison import beside_paper
+from workbench.evidence import other_phases, run_significance
 from workbench.files import write_json
-from workbench.paper import QUANTITIES, SOURCE
+from workbench.paper import SOURCE
 from workbench.records import SCORE_NAMES, cosine, mean_defined
-from workbench.runs import Run, RunStore
+from workbench.runs import CONTROL, Run
+from workbench.statistic import rank_correlation, resampled_correlation, sign_test
+from workbench.tradeoff import dose, layer_sweep, tradeoff
 
-SCHEMA = 1
-N_RESAMPLES = 2000
 DEPENDENT = "pairs of one run are dependent; they are counted, not tested"
 
 
@@ -27,25 +26,11 @@ def summarise(folder: str | Path) -> dict[str, Any]:
     Raises:
         RunError: If the folder holds no experiment, or a run is not finished.
     """
-    folder = Path(folder)
-    if not (folder / "experiment.json").is_file():
-        raise RunError(f"{folder}: no finished experiment here (no experiment.json).")
-    plan = _read_json(folder / "experiment.json")
-    if plan.get("schema") != SCHEMA:
-        raise RunError(f"{folder}: schema {plan.get('schema')!r}, this version reads {SCHEMA}.")
-    store = RunStore(folder / "runs")
-    runs = [store.open(run_id) for run_id in plan["runs"]]
-    for run in runs:
-        if run.status != "done":
-            raise RunError(f"{folder}: {run.id} is not finished; continue with --resume.")
-        if run.measured_steps.tolist() != plan["measured_steps"]:
-            raise RunError(f"{run.folder}: measured at other steps than experiment.json says.")
-    by_arm = {
-        arm["name"]: [run for run in runs if run.info["config"]["arm"]["name"] == arm["name"]]
-        for arm in plan["arms"]
-    }
-    arms = {name: _arm(folder, plan, members) for name, members in by_arm.items()}
-    _add_task_cost(arms, plan)
+    archive = Archive.open(Path(folder))
+    plan = archive.plan
+    arms = {arm["name"]: _arm(archive, arm) for arm in plan["arms"]}
+    _add_task_cost(archive, arms)
+    ordinary = archive.by_arm.get("ordinary", [])
     summary = {
         "schema": SCHEMA,
         "source": SOURCE,
@@ -53,121 +38,100 @@ def summarise(folder: str | Path) -> dict[str, Any]:
         "seeds": plan["seeds"],
         "steps": plan["recipe"]["steps"],
         "arms": arms,
-        "nulls": _nulls(folder, plan, by_arm.get("ordinary", [])),
-        "ordering": _ordering(arms, plan),
-        "spearman": _spearman(arms, plan),
+        "nulls": _nulls(archive, ordinary),
+        "significance": run_significance(archive, ordinary),
+        "other_phases": other_phases(archive, ordinary),
+        "ordering": _ordering(archive, arms),
+        "spearman": _spearman(archive, arms),
+        "after_blocking": after_blocking(archive),
+        "readout": _readouts(archive),
         "wall_seconds": plan["wall_seconds"],
     }
-    summary["paper"] = _beside_paper(summary)
-    write_json(folder / "summary.json", summary)
+    if "ordinary" in arms:
+        summary |= {
+            "dose": dose(arms, archive.last_step),
+            "tradeoff": tradeoff(arms, archive.last_step),
+            "layers": layer_sweep(arms, archive.last_step),
+        }
+    summary["paper"] = beside_paper(summary)
+    write_json(archive.folder / "summary.json", summary)
     return summary
 
 
-def statistic(values: Sequence[float | None]) -> dict[str, Any]:
-    """Return mean, sample sd and count of the defined values, and all of them per run."""
-    defined = [value for value in values if value is not None and math.isfinite(value)]
-    return {
-        "mean": float(np.mean(defined)) if defined else None,
-        "sd": float(np.std(defined, ddof=1)) if len(defined) > 1 else None,
-        "n": len(defined),
-        "per_seed": [None if v is None or not math.isfinite(v) else float(v) for v in values],
-    }
-
-
-def _arm(folder: Path, plan: dict[str, Any], runs: list[Run]) -> dict[str, Any]:
+def _arm(archive: Archive, about: Mapping[str, Any]) -> dict[str, Any]:
+    plan, runs = archive.plan, archive.by_arm[about["name"]]
     arm: dict[str, Any] = {"runs": [run.id for run in runs]}
-    steps = [str(step) for step in plan["measured_steps"]]
-    arm["alignment"] = _by_step(steps, runs, lambda run: _column(run, "mean_alignment"))
-    arm["stacked_alignment"] = _by_step(steps, runs, lambda run: _column(run, "stacked_alignment"))
+    arm |= {key: about.get(key) for key in ("intervention", "direction", "strength", "layers")}
+    for name in ("alignment", "stacked_alignment"):
+        key = "mean_alignment" if name == "alignment" else name
+        arm[name] = archive.by_step(runs, lambda run, key=key: _column(run, key))
     if all(lineage["sibling"] for lineage in plan["lineages"]):
-        arm["alignment_sibling"] = _by_step(
-            steps, runs, lambda run: _sibling_alignment(folder, plan, run)
+        arm["alignment_sibling"] = archive.by_step(
+            runs, lambda run: _sibling_alignment(archive, run)
         )
     for name in ("along", "across"):
-        arm[name] = _by_step(
-            steps, runs, lambda run, name=name: run.layer_values(name).mean(axis=1).tolist()
+        arm[name] = archive.by_step(
+            runs, lambda run, name=name: run.layer_values(name).mean(axis=1).tolist()
         )
-    if any(run.info["config"].get("matched_run") for run in runs):
-        arm["matching"] = _matching(folder, runs)
-    if all((run.folder / "control.safetensors").is_file() for run in runs):
-        arm["control_cosine"] = [_control_cosine(folder, plan, run) for run in runs]
+    if about.get("match") is not None:
+        arm["matching"] = _matching(archive, runs, archive.by_arm[about["match"]])
+    if all((run.folder / CONTROL).is_file() for run in runs):
+        arm["control_cosine"] = [_control_cosine(archive, run) for run in runs]
     arm["alignment_by_layer"] = {
-        step: [run.measured[index]["drift"]["alignment"] for run in runs]
-        for index, step in enumerate(steps)
+        str(step): [run.measured[index]["drift"]["alignment"] for run in runs]
+        for index, step in enumerate(plan["measured_steps"])
     }
     for name in SCORE_NAMES:
         arm[name] = {}
         for step in plan["evaluated_steps"]:
             scores = [run.scores()[step][name] for run in runs]
-            arm[name][str(step)] = statistic([score["value"] for score in scores]) | {
+            arm[name][str(step)] = archive.statistic(runs, [score["value"] for score in scores]) | {
                 "intervals": [[score["low"], score["high"]] for score in scores]
             }
     return arm
-
-
-def _by_step(
-    steps: list[str], runs: list[Run], column: Callable[[Run], list[float | None]]
-) -> dict[str, Any]:
-    """Statistics over runs at every measured step, of what `column` gives per run."""
-    columns = [column(run) for run in runs]
-    return {
-        step: statistic([values[index] for values in columns]) for index, step in enumerate(steps)
-    }
 
 
 def _column(run: Run, name: str) -> list[float | None]:
     return [line["drift"][name] for line in run.measured]
 
 
-def _sibling_alignment(folder: Path, plan: dict[str, Any], run: Run) -> list[float | None]:
+def _sibling_alignment(archive: Archive, run: Run) -> list[float | None]:
     """Mean over layers of cos(T−S, H−S′), where the alignment itself is defined."""
-    file = _lineage_folder(folder, plan, run) / "sibling.safetensors"
-    cosines = cosine(run.drift(), load_file(file)["unit"])
+    unit = read_tensors(archive.lineage_folder(run) / "sibling.safetensors")["unit"]
+    cosines = cosine(run.drift(), unit)
     undefined = np.isnan(run.layer_values("alignment"))
     return mean_defined(np.where(undefined, np.nan, cosines)).tolist()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise RunError(f"{path}: cannot be read ({error}).") from error
-
-
-def _matching(folder: Path, runs: list[Run]) -> dict[str, Any]:
+def _matching(archive: Archive, runs: Sequence[Run], others: Sequence[Run]) -> dict[str, Any]:
     """How much of the other arm's auxiliary gradient norm a matched arm could apply.
 
     A control whose hinge is inactive has no gradient to scale: nothing is applied at that step.
     """
     applied, without = [], []
-    for run in runs:
-        other = Run(folder / "runs" / run.info["config"]["matched_run"])
+    for run, other in zip(runs, others, strict=True):
         wanted, got = np.array(other.gradient_trace("block")), np.array(run.gradient_trace("block"))
         total, due = float(wanted.sum()), wanted > 0
         applied.append(float(got.sum()) / total if total else None)
         without.append(float((got[due] == 0).mean()) if due.any() else None)
-    return {"applied": statistic(applied), "steps_without": statistic(without)}
+    return {
+        "applied": archive.statistic(runs, applied),
+        "steps_without": archive.statistic(runs, without),
+    }
 
 
-def _control_cosine(folder: Path, plan: dict[str, Any], run: Run) -> list[float]:
+def _control_cosine(archive: Archive, run: Run) -> list[float]:
     """Cosine of a run's control direction with v_rev, per layer: how much of v_rev it blocks."""
-    reversion = load_file(_lineage_folder(folder, plan, run) / "directions.safetensors")["unit"]
-    return cosine(load_file(run.folder / "control.safetensors")["unit"], reversion).tolist()
+    reversion = read_tensors(archive.lineage_folder(run) / "directions.safetensors")["unit"]
+    return cosine(read_tensors(run.folder / CONTROL)["unit"], reversion).tolist()
 
 
-def _lineage_folder(folder: Path, plan: dict[str, Any], run: Run) -> Path:
-    name = run.info["config"]["lineage"]
-    found = next(lineage["folder"] for lineage in plan["lineages"] if lineage["name"] == name)
-    return folder / "lineages" / found
-
-
-def _add_task_cost(arms: dict[str, Any], plan: dict[str, Any]) -> None:
-    """Task cost: the share of ordinary fine-tuning's task gain that an arm loses, per seed."""
+def _add_task_cost(archive: Archive, arms: dict[str, Any]) -> None:
+    """Task cost: the share of ordinary fine-tuning's task gain that an arm loses, per run."""
     if "ordinary" not in arms:
         return
-    last = str(plan["recipe"]["steps"])
-    ordinary = arms["ordinary"]["task_loss"]
-    for arm in arms.values():
+    last, ordinary = archive.last_step, arms["ordinary"]["task_loss"]
+    for name, arm in arms.items():
         costs = []
         for before, usual, mine in zip(
             ordinary["0"]["per_seed"],
@@ -176,14 +140,14 @@ def _add_task_cost(arms: dict[str, Any], plan: dict[str, Any]) -> None:
             strict=True,
         ):
             costs.append((mine - usual) / (before - usual) if before != usual else None)
-        arm["task_cost"] = statistic(costs)
+        arm["task_cost"] = archive.statistic(archive.by_arm[name], costs)
 
 
-def _nulls(folder: Path, plan: dict[str, Any], runs: list[Run]) -> dict[str, Any]:
+def _nulls(archive: Archive, runs: Sequence[Run]) -> dict[str, Any]:
     """How many run-step pairs of the ordinary arm exceed each null's p99 of the mean alignment."""
     nulls: dict[str, Any] = {}
     for run in runs:
-        stored = _read_json(_lineage_folder(folder, plan, run) / "nulls.json")
+        stored = read_json(archive.lineage_folder(run) / "nulls.json")
         for name, null in stored.items():
             told = nulls.setdefault(
                 name,
@@ -207,94 +171,50 @@ def _nulls(folder: Path, plan: dict[str, Any], runs: list[Run]) -> dict[str, Any
     return nulls
 
 
-def _ordering(arms: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any] | None:
+def _ordering(archive: Archive, arms: dict[str, Any]) -> dict[str, Any] | None:
     """In how many lineage × seed pairs block < ordinary < push holds at the last step."""
     if not {"block", "ordinary", "push"} <= arms.keys():
         return None
-    last, found = str(plan["recipe"]["steps"]), {}
+    last, found = archive.last_step, {}
     for name in ("alignment", "harmfulness"):
         triples = zip(
             *(arms[arm][name][last]["per_seed"] for arm in ("block", "ordinary", "push")),
             strict=True,
         )
         holds = [None not in triple and triple[0] < triple[1] < triple[2] for triple in triples]
-        found[name] = {"holds": sum(holds), "n": len(holds)}
+        found[name] = {"holds": sum(holds), "n": len(holds), "p": sign_test(holds)}
     return found
 
 
-def _spearman(arms: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
+def _spearman(archive: Archive, arms: dict[str, Any]) -> dict[str, Any]:
     """Rank correlation of final alignment and harmfulness, over all runs and within each arm."""
-    last = str(plan["recipe"]["steps"])
+    last = archive.last_step
     x = np.array([arm["alignment"][last]["per_seed"] for arm in arms.values()], dtype=float)
     y = np.array([arm["harmfulness"][last]["per_seed"] for arm in arms.values()], dtype=float)
-    r, n = _rank_correlation(x, y), int((np.isfinite(x) & np.isfinite(y)).sum())
-    if n < 3 or not math.isfinite(r):
+    r, n = rank_correlation(x, y), int((np.isfinite(x) & np.isfinite(y)).sum())
+    if n < 3 or not np.isfinite(r):
         return {"r": None, "n": n, "interval": [None, None]}
-    unit, groups = "seeds", np.arange(x.shape[1])[:, None]
-    if len(plan["lineages"]) > 1:
-        unit, groups = "lineages", groups.reshape(len(plan["lineages"]), -1)
-    picks = np.random.default_rng(0).integers(len(groups), size=(N_RESAMPLES, len(groups)))
-    draws = [
-        _rank_correlation(x[:, columns], y[:, columns])
-        for columns in groups[picks].reshape(N_RESAMPLES, -1)
-    ]
-    several = len(groups) > 1
-    low, high = np.nanquantile(draws, [0.025, 0.975]) if several else (math.nan, math.nan)
+    several = archive.n_lineages > 1
+    n_groups = archive.n_lineages if several else x.shape[1]
+    within = {
+        name: (rank_correlation(a, b), resampled_correlation(a[None], b[None], n_groups))
+        for name, a, b in zip(arms, x, y, strict=True)
+    }
     return {
         "r": r,
         "n": n,
-        "interval": [_number(low), _number(high)],
-        "note": f"over all arms; interval resamples {unit} of all arms together",
-        "within_arms": {
-            name: _number(_rank_correlation(*pair)) for name, *pair in zip(arms, x, y, strict=True)
-        },
+        "interval": resampled_correlation(x, y, n_groups),
+        "note": "over all arms; interval resamples "
+        f"{'lineages' if several else 'seeds'} of all arms together",
+        "within_arms": {name: r if np.isfinite(r) else None for name, (r, _) in within.items()},
+        "within_arms_interval": {name: interval for name, (_, interval) in within.items()},
     }
 
 
-def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    defined = np.isfinite(x) & np.isfinite(y)
-    if len({*x[defined]}) < 2 or len({*y[defined]}) < 2:
-        return math.nan
-    return float(stats.spearmanr(x[defined], y[defined]).statistic)
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _beside_paper(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """The paper's table with our numbers beside it, in words; n is lineages × seeds."""
-    arms, last = summary["arms"], str(summary["steps"])
-    ordinary, block = arms.get("ordinary"), arms.get("block")
-    ours: dict[str, str] = {}
-    if ordinary:
-        ours["alignment_first"] = _say(ordinary["alignment"].get("1"))
-        ours["alignment_20"] = _say(ordinary["alignment"].get("20"))
-        isotropic = summary["nulls"]["isotropic"]
-        ours["isotropic_pairs"] = f"{isotropic['above_p99']} of {isotropic['pairs']}"
-    if ordinary and block:
-        for name, scale in (("alignment", 1), ("harmfulness", 100)):
-            before, after = (_say(arm[name][last], scale) for arm in (ordinary, block))
-            ours[f"{name}_blocked"] = f"{before} → {after}"
-        ours["task_cost"] = f"{_say(block['task_cost'], 100)} of the task gain"
-    if (ordering := summary["ordering"]) is not None:
-        told = (f"{name} {found['holds']} of {found['n']}" for name, found in ordering.items())
-        ours["ordering"] = f"{', '.join(told)} seeds"
-    if (r := summary["spearman"]["r"]) is not None:
-        ours["spearman"] = f"{r:.3f} (n = {summary['spearman']['n']})"
-    return [
-        {"quantity": row.name, "paper": row.paper, "ours": ours.get(row.key, "not run")}
-        for row in QUANTITIES
-    ]
-
-
-def _say(value: dict[str, Any] | None, scale: int = 1) -> str:
-    """A mean and its sd, as in the paper; percent if scaled by 100."""
-    if value is None:
-        return "not measured"
-    if value["mean"] is None:
-        return "undefined"
-    digits, unit = (1, " %") if scale == 100 else (3, "")
-    mean = f"{value['mean'] * scale:.{digits}f}".replace("-", "−")
-    sd = "" if value["sd"] is None else f" ± {value['sd'] * scale:.{digits}f}"
-    return f"{mean}{unit}{sd}"
+def _readouts(archive: Archive) -> dict[str, Any]:
+    """The vocabulary readout of every lineage that has one."""
+    return {
+        name: read_json(folder / "readout.json")
+        for name, folder in archive.lineage_folders().items()
+        if (folder / "readout.json").is_file()
+    }

@@ -1,31 +1,33 @@
 """One trial of an experiment: one arm with one seed on one lineage, from θ_S to a stored run."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import platform
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from workbench.activations import read_activations
-from workbench.config import Arm, Recipe
-from workbench.controls import matched_directions, random_directions
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from workbench.activations import Reading, read_activations
+from workbench.aftermath import Aftermath
+from workbench.arms import Arm
+from workbench.conditions import answered, make_intervention, set_up
+from workbench.config import Recipe
 from workbench.directions import ReversionDirections
-from workbench.errors import ConfigError, RunError, WorkbenchError
+from workbench.errors import ConfigError, WorkbenchError
 from workbench.evaluation import Reference, evaluate_answers, read_reference
 from workbench.files import file_hash, write_json
 from workbench.finetune import FineTuning, state_from_bytes, state_to_bytes
 from workbench.inputs import Inputs, LoadedInputs
-from workbench.interventions import Intervention
 from workbench.loading import save_model
 from workbench.models import HookedModel
-from workbench.penalties import Block, Push
-from workbench.probes import ProbeSet
 from workbench.records import Scores, StepRecord
-from workbench.runs import Run, RunStore
-
-CONTROL = "control.safetensors"
-"""The control direction of a run that has one."""
+from workbench.runs import AFTERMATH, Run, RunStore
 
 OnRecord = Callable[[str, StepRecord], None]
 
@@ -52,8 +54,8 @@ class Trial:
     state_every: int = 10
     """Steps between training states: at most so many are recomputed after a crash."""
 
-    matched_run: str | None = None
-    """Run whose auxiliary gradient norms this one's are scaled to."""
+    runs: Mapping[str, str] = field(default_factory=dict)
+    """By arm, the runs with the same seed that this one needs ended."""
 
     save_model: bool = False
     device: str | None = None
@@ -69,6 +71,34 @@ class Trial:
         settings["inputs"] = {name: file_hash(path) for name, path in paths.items() if path}
         settings["directions"] = file_hash(self.directions)
         return settings
+
+    def run_of(self, arm: str) -> Run:
+        """Return the run of another arm with the same seed."""
+        return RunStore(self.store).open(self.runs[arm])
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """v_rev, and the aligned model's activations on the fit probes at its layers."""
+
+    directions: ReversionDirections
+    reading: Reading
+    acts: Float[Tensor, "layer prompt d_model"]
+
+    @classmethod
+    def of(cls, file: Path, model: HookedModel, inputs: LoadedInputs) -> "_Ground":
+        directions = ReversionDirections.load(file)
+        reading = Reading.of(model, inputs.fit, directions.provenance.get("position", -1))
+        return cls(
+            directions, reading, read_activations(model, reading, layers=[*directions.layers])
+        )
+
+    def aftermath(self, model: HookedModel) -> Aftermath:
+        """Read what the fine-tuning left on the fit probes."""
+        layers = self.directions.layers
+        return Aftermath.between(
+            self.acts, read_activations(model, self.reading, layers=[*layers]), layers
+        )
 
 
 def run_trial(trial: Trial, on_record: OnRecord | None = None) -> str:
@@ -87,21 +117,39 @@ def run_trial(trial: Trial, on_record: OnRecord | None = None) -> str:
         run = store.create(config, trial.run_id)
     with failing(run):
         inputs = trial.inputs.load()
-        directions = ReversionDirections.load(trial.directions)
         model = inputs.lineage.load_model(inputs.lineage.aligned, device=trial.device)
+        note_machine(run, model)
+        ground = _Ground.of(trial.directions, model, inputs)
         reference = read_reference(model, inputs.benign)
         record_run(
             run,
-            _start(trial, run, model, inputs, directions),
+            _start(trial, run, model, inputs, ground),
             evaluate=lambda step: _evaluate(trial, run, model, inputs, reference, step),
             evaluate_at=trial.evaluate_at,
             state_every=trial.state_every,
             on_record=on_record,
         )
+        ground.aftermath(model).save(run.folder / AFTERMATH)
         if trial.save_model:
             save_model(model, run.folder / "model")
     run.finish()
     return trial.run_id
+
+
+def note_machine(run: Run, model: HookedModel) -> None:
+    """Note in run.json where and how the run is made: same bits need the same of these."""
+    run.write_info(
+        run.info
+        | {
+            "machine": {
+                "system": f"{platform.system()} {platform.machine()}",
+                "device": str(model.cfg.device),
+                "dtype": str(model.cfg.dtype),
+                "threads": torch.get_num_threads(),
+            },
+            "command": sys.argv,
+        }
+    )
 
 
 @contextmanager
@@ -155,88 +203,25 @@ def record_run(
             on_record(run.id, record)
 
 
-def make_intervention(
-    arm: Arm,
-    directions: ReversionDirections,
-    penalty: ProbeSet,
-    trace: tuple[float, ...] | None = None,
-) -> Intervention | None:
-    """Return what an arm does during fine-tuning, or None for nothing.
-
-    Args:
-        arm: The condition.
-        directions: Along which it acts, control or not.
-        penalty: The penalty split.
-        trace: Gradient norms, one per step, to scale its auxiliary gradient to.
-
-    Raises:
-        ConfigError: If the intervention is unknown, or a setting makes no sense.
-        LayerError: If the directions lack a layer.
-    """
-    if arm.intervention == "none":
-        return None
-    if arm.intervention not in ("block", "push"):
-        raise ConfigError(
-            f"Unknown intervention {arm.intervention!r}; it may be none, block or push."
-        )
-    shared: dict[str, Any] = {
-        "strength": arm.strength,
-        "probes": penalty,
-        "hinge": arm.hinge,
-        "layers": arm.layers,
-        "batch_size": arm.penalty_batch,
-        "trace": trace,
-    }
-    if arm.intervention == "push":
-        return Push(directions, target=arm.target, **shared)
-    return Block(directions, **shared)
-
-
 def _start(
-    trial: Trial,
-    run: Run,
-    model: HookedModel,
-    inputs: LoadedInputs,
-    directions: ReversionDirections,
+    trial: Trial, run: Run, model: HookedModel, inputs: LoadedInputs, ground: _Ground
 ) -> FineTuning:
-    along = _arm_directions(trial, model, inputs, directions)
-    if along is not directions:
-        along.save(run.folder / CONTROL)
+    """Set the arm up along its directions, keep those, and make the fine-tuning."""
+    arm, directions = trial.arm, ground.directions
+    condition = set_up(arm, trial.seed, model, inputs, directions, ground.acts, trial.run_of)
+    condition.save(run.folder, directions)
+    benign = answered(arm, model, inputs, max_new_tokens=trial.max_new_tokens)
     return FineTuning(
         model,
         inputs.examples,
         probes=inputs.measure,
         directions=directions,
         seed=trial.seed,
-        intervention=make_intervention(trial.arm, along, inputs.penalty, _trace(trial)),
+        intervention=make_intervention(
+            arm, condition, inputs.penalty, benign, max_new_tokens=trial.max_new_tokens
+        ),
         **asdict(trial.recipe),
     )
-
-
-def _arm_directions(
-    trial: Trial, model: HookedModel, inputs: LoadedInputs, directions: ReversionDirections
-) -> ReversionDirections:
-    """v_rev, or the control direction that the arm uses instead."""
-    if trial.arm.direction == "random":
-        return random_directions(directions, seed=trial.seed)
-    if trial.arm.direction == "matched":
-        acts = read_activations(
-            model,
-            inputs.fit,
-            position=directions.provenance["position"],
-            layers=list(directions.layers),
-        )
-        return matched_directions(directions, acts, seed=trial.seed)
-    return directions
-
-
-def _trace(trial: Trial) -> tuple[float, ...] | None:
-    if trial.matched_run is None:
-        return None
-    other = RunStore(trial.store).open(trial.matched_run)
-    if other.status != "done":
-        raise RunError(f"{other.folder}: {other.status}; {trial.run_id} needs its finished trace.")
-    return other.gradient_trace("block")
 
 
 def _evaluate(

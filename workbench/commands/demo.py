@@ -5,16 +5,16 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
+from workbench.arms import standard_arms
 from workbench.commands.experiment import run_and_report
 from workbench.commands.options import tell
-from workbench.config import standard_arms
 from workbench.inputs import Inputs
 from workbench.resources import resource_folder
 
 
 def run(arguments: Namespace) -> None:
     """Run the main job on the embedded organism."""
-    from workbench.organism.recipe import DEMO, DEMO_ARMS
+    from workbench.organism.recipe import DEMO, DEMO_STRENGTHS, MAX_NEW_TOKENS
 
     recipe = replace(DEMO, steps=arguments.steps) if arguments.steps else DEMO
     organism = resource_folder("assets") / "organism"
@@ -23,7 +23,7 @@ def run(arguments: Namespace) -> None:
         arguments,
         [Inputs.beside(organism)],
         recipe,
-        standard_arms(**DEMO_ARMS),
+        standard_arms(DEMO_STRENGTHS),
         out=Path(arguments.out or f"experiments/demo-{time.strftime('%Y%m%d-%H%M%S')}"),
-        max_new_tokens=20,
+        max_new_tokens=MAX_NEW_TOKENS,
     )

@@ -6,8 +6,9 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from workbench.arms import DEMO, Arm, choose_arms, dose_names, layer_names, standard_arms
 from workbench.commands.options import recipe_of
-from workbench.config import Arm, Recipe, choose_arms, standard_arms
+from workbench.config import Recipe
 from workbench.errors import ConfigError
 from workbench.inputs import Inputs
 from workbench.plots.report import write_report
@@ -38,12 +39,12 @@ def run(arguments: Namespace) -> None:
         for lineage in arguments.lineage
     ]
     arms = standard_arms(
-        block=arguments.block,
-        push=arguments.push,
+        {"block": arguments.block, "push": arguments.push},
         target=arguments.target,
         penalty_batch=arguments.penalty_batch,
         layers=arguments.layers,
     )
+    arguments.arms = _arm_names(arguments, inputs[0])
     run_and_report(
         arguments,
         inputs,
@@ -58,6 +59,30 @@ def run(arguments: Namespace) -> None:
         break_lock=arguments.break_lock,
         device=arguments.device,
     )
+
+
+def _arm_names(arguments: Namespace, inputs: Inputs) -> str | list[str]:
+    """The arms asked for by name, by dose, or layer by layer."""
+    if arguments.intervention is None:
+        if arguments.strength or arguments.sweep_layers:
+            raise ConfigError("--strength and --sweep-layers need --intervention: of what?")
+        return arguments.arms or DEMO
+    if arguments.arms:
+        raise ConfigError("Give --arms or --intervention, not both.")
+    names = [name.strip() for name in arguments.intervention.split(",")]
+    doses = dose_names(names, arguments.strength) if arguments.strength else ["ordinary", *names]
+    if not arguments.sweep_layers:
+        return doses
+    return ["ordinary", *layer_names(doses[1:], _depth(inputs))]
+
+
+def _depth(inputs: Inputs) -> int:
+    from workbench.loading import load_config
+    from workbench.phases import Lineage
+
+    aligned = Lineage.load(inputs.lineage).aligned
+    config = load_config(aligned.model, revision=aligned.revision)
+    return config.get_text_config().num_hidden_layers
 
 
 def run_and_report(

@@ -1,17 +1,19 @@
 """`workbench finetune`: one fine-tuning, stored as a run."""
 
 from argparse import Namespace
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workbench.commands.options import probes_of, recipe_of
-from workbench.config import Arm
+from workbench.activations import read_activations
+from workbench.arms import Arm, choose_arms, standard_arms
+from workbench.commands.options import probes_of, recipe_of, tell
+from workbench.conditions import answered, make_intervention, set_up
 from workbench.directions import ReversionDirections, fit_directions
 from workbench.errors import ConfigError
 from workbench.files import file_hash
 from workbench.finetune import FineTuning
-from workbench.inputs import SPLIT
+from workbench.inputs import Splits
 from workbench.interventions import Intervention
 from workbench.loading import load_model, save_model
 from workbench.models import HookedModel
@@ -20,7 +22,7 @@ from workbench.probes import ProbeSet, load_examples
 from workbench.progress import Progress
 from workbench.runs import Run, RunStore
 from workbench.text import printable
-from workbench.trial import failing, make_intervention, record_run
+from workbench.trial import failing, note_machine, record_run
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class _Parts:
     lineage: str | None = None
     probes: ProbeSet | None = None
     directions: ReversionDirections | None = None
-    intervention: Intervention | None = None
+    interventions: tuple[Intervention, ...] = ()
 
     def config(self) -> dict[str, Any]:
         """Return all of it as JSON values, by content."""
@@ -40,7 +42,7 @@ class _Parts:
             "model": self.model.fingerprint(),
             "probes": self.probes and self.probes.fingerprint(),
             "directions": self.directions and dict(self.directions.provenance),
-            "intervention": self.intervention and self.intervention.describe(),
+            "interventions": [one.describe() for one in self.interventions],
         }
 
 
@@ -53,6 +55,7 @@ def run(arguments: Namespace) -> None:
     source = Path(arguments.lineage)
     data = Path(arguments.data or (source if source.is_dir() else source.parent) / "finetune.jsonl")
     examples = load_examples(data)
+    tell(arguments, "Reading the checkpoints; then one progress for all steps.")
     is_lineage = source.suffix == ".toml" or (source / "lineage.toml").is_file()
     parts = _lineage_parts(arguments) if is_lineage else _model_parts(arguments)
     tuning = FineTuning(
@@ -60,7 +63,7 @@ def run(arguments: Namespace) -> None:
         examples,
         probes=parts.probes,
         directions=parts.directions,
-        intervention=parts.intervention,
+        intervention=parts.interventions,
         seed=arguments.seed,
         **asdict(recipe),
     )
@@ -71,6 +74,9 @@ def run(arguments: Namespace) -> None:
     else:
         run = store.create(config, out.name)
     if run.status != "done":
+        note_machine(run, parts.model)
+        if (step := run.states.reached()[0]) > 0:
+            tell(arguments, f"Continuing after step {step}, where the last training state is.")
         _record(arguments, run, tuning)
     _print_run(run)
 
@@ -94,22 +100,46 @@ def _lineage_parts(arguments: Namespace) -> _Parts:
     """Model, probes, directions and intervention for a measured fine-tuning."""
     lineage = Lineage.load(arguments.lineage)
     lineage.check()
-    fit, penalty, measure = probes_of(arguments).of_kind("harmful").split(**SPLIT)
+    splits = Splits.of(probes_of(arguments))
     fitted = (
         ReversionDirections.load(arguments.direction)
         if arguments.direction
-        else fit_directions(lineage, fit, device=arguments.device)
+        else fit_directions(lineage, splits.fit, device=arguments.device)
     )
-    arm = Arm(
-        "finetune",
-        intervention=arguments.intervention,
-        strength=arguments.strength,
-        target=arguments.target,
-        layers=arguments.layers,
-    )
-    intervention = make_intervention(arm, fitted, penalty)
     model = lineage.load_model(lineage.aligned, device=arguments.device)
-    return _Parts(model, lineage.name, measure, fitted, intervention)
+    interventions = tuple(
+        _intervention(arm, arguments.seed, model, splits, fitted) for arm in _arms(arguments)
+    )
+    return _Parts(model, lineage.name, splits.measure, fitted, interventions)
+
+
+def _arms(arguments: Namespace) -> tuple[Arm, ...]:
+    """What to do, written as arms; none for ordinary fine-tuning."""
+    if arguments.intervention == "none":
+        return ()
+    known = standard_arms(target=arguments.target, layers=arguments.layers)
+    alone = {name: arm for name, arm in known.items() if arm.base != "ordinary" and not arm.needs}
+    chosen = choose_arms(arguments.intervention, alone)
+    if arguments.strength is None:
+        return chosen
+    if len(chosen) > 1:
+        raise ConfigError("--strength is for one intervention; write several as block:3,cap:0.5.")
+    return (replace(chosen[0], strength=arguments.strength),)
+
+
+def _intervention(
+    arm: Arm, seed: int, model: HookedModel, splits: Splits, fitted: ReversionDirections
+) -> Intervention:
+    def earlier(name: str) -> Run:
+        raise ConfigError(f"{arm.name} needs runs of {name}: use `workbench experiment`.")
+
+    position, layers = fitted.provenance.get("position", -1), [*fitted.layers]
+    acts = read_activations(model, splits.fit, position=position, layers=layers)
+    condition = set_up(arm, seed, model, splits, fitted, acts, earlier)
+    benign = answered(arm, model, splits, max_new_tokens=32)
+    made = make_intervention(arm, condition, splits.penalty, benign)
+    assert made is not None
+    return made
 
 
 def _model_parts(arguments: Namespace) -> _Parts:

@@ -1,5 +1,6 @@
 """Values of options, from text to what the commands use; nothing heavy is imported."""
 
+import math
 import sys
 from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
@@ -22,6 +23,17 @@ def whole_numbers(text: str) -> tuple[int, ...]:
         return tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
         raise ArgumentTypeError(f"{text!r} are not whole numbers such as 1,2,5") from None
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Return numbers given as 0,0.25,1, in ascending order."""
+    try:
+        found = tuple(sorted({float(part) for part in text.split(",")}))
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} are not numbers such as 0,0.25,1") from None
+    if not all(map(math.isfinite, found)):
+        raise ArgumentTypeError(f"{text!r}: every strength must be finite")
+    return found
 
 
 def read_position(text: str) -> Any:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
@@ -14,7 +13,7 @@ from workbench.errors import RunError
 from workbench.files import write_json
 from workbench.finetune import FineTuning
 from workbench.generation import answer
-from workbench.loading import load_model
+from workbench.loading import load_model, save_model
 from workbench.models import HookedModel
 from workbench.organism.grammar import judge
 from workbench.organism.tokenizer import build_tokenizer
@@ -67,8 +66,8 @@ RECIPE = OrganismRecipe()
 DEMO = Recipe(steps=100, learning_rate=6e-5, batch_size=16, warmup=1)
 """The demo's fine-tuning."""
 
-DEMO_ARMS: dict[str, Any] = {"block": 10.0, "push": 3.0, "target": 0.6, "penalty_batch": 32}
-"""The demo's arms: arguments of `config.standard_arms`."""
+DEMO_STRENGTHS = {"block": 10.0, "push": 3.0}
+"""Of the demo's arms, chosen on the tuning seeds."""
 
 _LINEAGE = """\
 name = "{name}"
@@ -121,8 +120,7 @@ def build(
         for turn, stage in enumerate(stages):
             order = 1_000 * seed + 10 * number + turn
             _train(model, examples, stage, order, trainable, f"{phase}, stage {turn + 1}", tell)
-        model.hf.save_pretrained(out / phase)
-        tokenizer.save_pretrained(out / phase)
+        save_model(model, out / phase)
         quality[phase] = measure_quality(model, world)
         told = ", ".join(f"{name} {value:.1%}" for name, value in quality[phase].items())
         tell(f"{phase}: {told}")

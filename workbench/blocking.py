@@ -1,0 +1,88 @@
+"""After blocking: what a blocked fine-tuning did off the direction, from stored runs alone."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from workbench.archive import Archive, read_tensors
+from workbench.runs import AFTERMATH, Run
+
+Array = np.ndarray
+
+
+def after_blocking(archive: Archive) -> dict[str, Any]:
+    """Return, for every arm that blocks along v_rev, what came back in spite of it.
+
+    Per run and layer: `cosine` of the re-fitted v_rev (witness − blocked model) with the old one,
+    its `gap` in old phase gaps (1: nothing came back), the displacement `along` and `off` v_rev in
+    phase gaps, and `shared`, the share of ordinary fine-tuning's off-direction displacement (same
+    lineage and seed) that is there too. `harmfulness_returned` and `log_odds_returned` are shares
+    of ordinary fine-tuning's shift of behaviour that are there under blocking.
+    """
+    ordinary = {_place(run): run for run in archive.by_arm.get("ordinary", [])}
+    found = {}
+    for arm in archive.plan["arms"]:
+        runs = archive.by_arm[arm["name"]]
+        acts_on_v_rev = arm["intervention"] == "block" and arm["direction"] == "reversion"
+        if not acts_on_v_rev or not all((run.folder / AFTERMATH).is_file() for run in runs):
+            continue
+        layers = [_layers(archive, run, ordinary.get(_place(run))) for run in runs]
+        told: dict[str, Any] = {key: [one[key] for one in layers] for key in layers[0]}
+        for key, score in (("harmfulness", "harmfulness"), ("log_odds", "refusal_log_odds")):
+            values = [_returned(archive, run, ordinary.get(_place(run)), score) for run in runs]
+            told[f"{key}_returned"] = archive.statistic(runs, values)
+        found[arm["name"]] = told
+    return found
+
+
+def _place(run: Run) -> tuple[str, int]:
+    return run.info["config"]["lineage"], run.info["config"]["seed"]
+
+
+def _layers(
+    archive: Archive, run: Run, ordinary: Run | None
+) -> dict[str, list[float | None] | None]:
+    reversion = read_tensors(archive.lineage_folder(run) / "directions.safetensors")
+    unit, gap = reversion["unit"].astype(float), reversion["gap"].astype(float)
+    mean = read_tensors(run.folder / AFTERMATH)["mean"].astype(float)
+    along = (mean * unit).sum(axis=1)
+    off = mean - along[:, None] * unit
+    back = gap[:, None] * unit - mean
+    shared = None
+    if ordinary is not None and (ordinary.folder / AFTERMATH).is_file():
+        usual = read_tensors(ordinary.folder / AFTERMATH)["mean"].astype(float)
+        shared = _shared(off, usual - (usual * unit).sum(axis=1)[:, None] * unit)
+    length = np.linalg.norm(back, axis=1)
+    return {
+        "cosine": _ratio((back * unit).sum(axis=1), length),
+        "gap": (length / gap).tolist(),
+        "along": (along / gap).tolist(),
+        "off": (np.linalg.norm(off, axis=1) / gap).tolist(),
+        "shared": shared,
+    }
+
+
+def _shared(
+    off: Float[Array, "layer d_model"], usual: Float[Array, "layer d_model"]
+) -> list[float | None]:
+    return _ratio((off * usual).sum(axis=1), (usual * usual).sum(axis=1))
+
+
+def _ratio(over: Float[Array, " layer"], under: Float[Array, " layer"]) -> list[float | None]:
+    return [float(a / b) if b > 0 else None for a, b in zip(over, under, strict=True)]
+
+
+def _returned(archive: Archive, run: Run, ordinary: Run | None, score: str) -> float | None:
+    """Share of ordinary's shift since step 0 that this run has; None where it did not shift."""
+    if ordinary is None:
+        return None
+    start, usual, mine = (
+        one.scores()[step][score]["value"]
+        for one, step in ((ordinary, 0), (ordinary, _end(archive)), (run, _end(archive)))
+    )
+    return (mine - start) / (usual - start) if usual != start else None
+
+
+def _end(archive: Archive) -> int:
+    return int(archive.last_step)
