@@ -13,6 +13,7 @@ ORDER = """
     errors text paper files locks resources states batches dropout bootstrap progress
     config records models loading phases probes inputs encoding activations phase_reading
     directions drift measurement nulls controls losses generation interventions penalties
+    anchors projections rehearsal
     updates finetune judges evaluation runs trial groundwork summary experiment plots widgets doctor
     commands cli
     __main__

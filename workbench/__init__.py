@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "activations": ("Moments", "Reading", "read_activations", "read_moments"),
+    "anchors": ("Anchor",),
     "config": ("Arm", "Recipe", "choose_arms", "standard_arms"),
     "controls": ("matched_directions", "random_directions"),
     "directions": ("ReversionDirections", "fit_directions", "fit_directions_from"),
@@ -26,7 +27,9 @@ _EXPORTS = {
     "penalties": ("Block", "Push"),
     "phases": ("Lineage", "Phase"),
     "probes": ("ProbeSet", "load_examples"),
+    "projections": ("ProjectGradient",),
     "records": ("Drift", "Scores", "StepRecord"),
+    "rehearsal": ("Rehearse", "with_own_answers"),
     "runs": ("Run", "RunStore"),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
