@@ -10,11 +10,23 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "activations": ("Moments", "Reading", "read_activations", "read_moments"),
+    "aftermath": ("Aftermath", "off_direction"),
+    "anchors": ("Anchor",),
     "arms": ("Arm", "choose_arms", "standard_arms"),
+    "calibration": ("calibrate",),
     "config": ("Recipe",),
-    "controls": ("matched_directions", "random_directions"),
+    "controls": (
+        "drift_directions",
+        "matched_directions",
+        "orthogonal_to",
+        "random_directions",
+        "refusal_directions",
+        "shuffled_directions",
+    ),
     "directions": ("ReversionDirections", "fit_directions", "fit_directions_from"),
     "drift": ("measure_drift",),
+    "editing": ("Ablate", "Cap", "Steer"),
+    "edits": ("ablate", "cap", "intervene", "steer"),
     "errors": ("WorkbenchError",),
     "evaluation": ("evaluate", "read_reference"),
     "experiment": ("Experiment", "run_experiment"),
@@ -27,8 +39,12 @@ _EXPORTS = {
     "penalties": ("Block", "Push"),
     "phases": ("Lineage", "Phase"),
     "probes": ("ProbeSet", "load_examples"),
+    "projections": ("ProjectGradient",),
+    "readout": ("read_vocabulary",),
     "records": ("Drift", "Scores", "StepRecord"),
+    "rehearsal": ("Rehearse", "with_own_answers"),
     "runs": ("Run", "RunStore"),
+    "significance": ("holm", "significance"),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 
