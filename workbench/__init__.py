@@ -10,8 +10,16 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "activations": ("Moments", "Reading", "read_activations", "read_moments"),
+    "aftermath": ("Aftermath", "Refit", "off_direction", "refit"),
     "config": ("Arm", "Recipe", "choose_arms", "standard_arms"),
-    "controls": ("matched_directions", "random_directions"),
+    "controls": (
+        "drift_directions",
+        "matched_directions",
+        "orthogonal_to",
+        "random_directions",
+        "refusal_directions",
+        "shuffled_directions",
+    ),
     "directions": ("ReversionDirections", "fit_directions", "fit_directions_from"),
     "drift": ("measure_drift",),
     "errors": ("WorkbenchError",),
@@ -26,6 +34,7 @@ _EXPORTS = {
     "penalties": ("Block", "Push"),
     "phases": ("Lineage", "Phase"),
     "probes": ("ProbeSet", "load_examples"),
+    "readout": ("Readout", "read_vocabulary"),
     "records": ("Drift", "Scores", "StepRecord"),
     "runs": ("Run", "RunStore"),
 }
