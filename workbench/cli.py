@@ -87,6 +87,11 @@ def _directions(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
         action="store_true",
         help="fit on every harmful probe, not only on the fit split",
     )
+    parser.add_argument(
+        "--readout",
+        action="store_true",
+        help="also print the tokens that v_rev favours at the aligned model",
+    )
     return parser
 
 

@@ -4,15 +4,16 @@ from argparse import Namespace
 from pathlib import Path
 
 from workbench.commands.options import probes_of
-from workbench.directions import fit_directions
+from workbench.directions import ReversionDirections, fit_directions
 from workbench.errors import RunError
 from workbench.inputs import SPLIT
 from workbench.phases import Lineage
+from workbench.readout import Readout, read_vocabulary
 from workbench.text import printable
 
 
 def run(arguments: Namespace) -> None:
-    """Fit v_rev and save it."""
+    """Fit v_rev and save it; on request read it out."""
     out = _free(Path(arguments.out))
     lineage = Lineage.load(arguments.lineage)
     probes = probes_of(arguments).of_kind("harmful")
@@ -20,6 +21,7 @@ def run(arguments: Namespace) -> None:
         probes = probes.split(**SPLIT)[0]
     lineage.check()
     fitted = fit_directions(lineage, probes, position=arguments.position)
+    readout = _readout(lineage, fitted) if arguments.readout else None
     fitted.save(out)
     print(printable(f"{out}: v_rev of {lineage.name} from {len(probes)} prompts"))
     print("layer     gap  split-half  interval of the cosine under resampling")
@@ -27,6 +29,24 @@ def run(arguments: Namespace) -> None:
         low, high = fitted.interval[row].tolist()
         gap, half = fitted.gap[row].item(), fitted.split_half[row].item()
         print(f"{layer:5d} {gap:7.3f}  {half:10.3f}  {low:.3f} to {high:.3f}")
+    if readout is not None:
+        _show(readout)
+
+
+def _readout(lineage: Lineage, directions: ReversionDirections) -> Readout:
+    model = lineage.load_model(lineage.aligned)
+    return read_vocabulary(model, directions, judge=lineage.judge)
+
+
+def _show(readout: Readout) -> None:
+    print("logit changes of the first response token at the aligned model, nats per phase gap")
+    for row, layer in enumerate(readout.layers):
+        preference, p_value = readout.preference[row], readout.p_value[row]
+        print(f"layer {layer}: engaging over refusing {preference:+.3f}, p = {p_value:.2g}")
+        for name, tokens in (("up", readout.top[row]), ("down", readout.bottom[row])):
+            # As Python writes them: blanks at their ends are part of tokens.
+            told = "  ".join(f"{token.text!r} {token.change:+.2f}" for token in tokens)
+            print(f"  {name:4}  {printable(told)}")
 
 
 def _free(path: Path) -> Path:

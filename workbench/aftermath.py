@@ -1,0 +1,265 @@
+"""Aftermath: what one fine-tuning left in the residual stream, and what a re-fit finds there."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from json import JSONDecodeError
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import einsum
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from workbench.directions import ReversionDirections
+from workbench.errors import ConfigError, DegenerateDirectionError, LayerError, ProvenanceError
+from workbench.files import write_atomic
+
+SCHEMA = "workbench.aftermath/1"
+TENSORS = ("mean", "components", "share")
+NEGLIGIBLE = 1e-8
+"""A part below this share of the whole is rounding."""
+
+
+@dataclass(frozen=True)
+class Aftermath:
+    """How the fit probes have moved between the aligned model and the end of a fine-tuning.
+
+    Of the fit probes, so that new directions may be made of it and drift still be measured on
+    others.
+    """
+
+    mean: Float[Tensor, "layer d_model"]
+    """Mean displacement, in residual-stream units, in float64."""
+
+    components: Float[Tensor, "layer rank d_model"]
+    """Orthonormal directions in which the prompts moved most, the first one most of all.
+
+    Principal components about zero, not about the mean, each oriented to have the mean displacement
+    on its positive side. Zeros at a layer where nothing moved.
+    """
+
+    share: Float[Tensor, "layer rank"]
+    """Share of the squared displacement, summed over prompts, that lies along each component."""
+
+    layers: tuple[int, ...]
+    """The layers of the model that the rows belong to."""
+
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What was read: run, step, probes (`prompts` are their marks)."""
+
+    @classmethod
+    def between(
+        cls,
+        aligned: Float[Tensor, "layer prompt d_model"],
+        current: Float[Tensor, "layer prompt d_model"],
+        layers: Sequence[int],
+        rank: int = 4,
+        *,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> "Aftermath":
+        """Return what fine-tuning left, from readings of the fit probes before and after it.
+
+        Args:
+            aligned: Activations of the aligned model.
+            current: Those at the end, of the same prompts in the same order.
+            layers: The layers that were read.
+            rank: How many components to keep.
+            provenance: What was read.
+
+        Raises:
+            ConfigError: If there cannot be that many components.
+        """
+        largest = min(aligned.shape[1:])
+        if not 1 <= rank <= largest:
+            raise ConfigError(
+                f"rank is {rank}; {aligned.shape[1]} prompts in {aligned.shape[2]} dimensions have "
+                f"1 to {largest} components."
+            )
+        displacements = current.double() - aligned.double()
+        mean = displacements.mean(dim=1)
+        _, singular, right = torch.linalg.svd(displacements, full_matrices=False)
+        along = einsum(right, mean, "layer rank d_model, layer d_model -> layer rank")
+        oriented = torch.where(along < 0, -1.0, 1.0)[..., None] * right
+        squared = singular.square()
+        total = squared.sum(dim=1, keepdim=True)
+        moved = total > 0
+        return cls(
+            mean=mean,
+            components=(moved[..., None] * oriented)[:, :rank],
+            share=torch.where(moved, squared / total, 0.0)[:, :rank],
+            layers=tuple(layers),
+            provenance=provenance or {},
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file that carries its provenance."""
+        about = {"schema": SCHEMA, "layers": list(self.layers), "provenance": dict(self.provenance)}
+        content = save(
+            {name: getattr(self, name).contiguous() for name in TENSORS},
+            metadata={"workbench": json.dumps(about, sort_keys=True)},
+        )
+        write_atomic(Path(path), content)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Aftermath":
+        """Read what `save` wrote.
+
+        Raises:
+            ProvenanceError: If the file is not an aftermath file, or damaged.
+        """
+        if not Path(path).is_file():
+            raise ProvenanceError(f"{path}: no such aftermath file.")
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads((file.metadata() or {})["workbench"])
+                if about.get("schema") != SCHEMA:
+                    raise ProvenanceError(f"{path}: schema {about.get('schema')!r}, not {SCHEMA}.")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return cls(**tensors, layers=tuple(about["layers"]), provenance=about["provenance"])
+        except (SafetensorError, KeyError, TypeError, AttributeError, JSONDecodeError) as error:
+            raise ProvenanceError(
+                f"{path}: not an aftermath file, or damaged ({error}); fine-tune again."
+            ) from error
+
+    def check_layers(self, directions: ReversionDirections) -> None:
+        """Refuse directions of other layers.
+
+        Raises:
+            LayerError: If the layers differ.
+        """
+        if self.layers != directions.layers:
+            raise LayerError(
+                f"The aftermath has layers {list(self.layers)}, the directions "
+                f"{list(directions.layers)}; read and fit at the same layers."
+            )
+
+    def direction(
+        self, unit: Float[Tensor, "layer d_model"], directions: ReversionDirections, name: str
+    ) -> ReversionDirections:
+        """Return a direction made of this, called `name`, with the gaps of `directions`.
+
+        It knows the prompts of both, so that none of them is measured on.
+
+        Raises:
+            DegenerateDirectionError: If it does not exist at some layer.
+        """
+        check_exists(unit, self.layers, f"The {name} direction")
+        prompts = {*directions.provenance.get("prompts", ()), *self.provenance.get("prompts", ())}
+        return directions.with_unit(unit, control=name, prompts=sorted(prompts))
+
+
+@dataclass(frozen=True)
+class Refit:
+    """The way back to the witness after a fine-tuning, beside the way back before it.
+
+    Before, it is H−S, the phase gap along v_rev; after, it is H−T.
+    """
+
+    cosine: Float[np.ndarray, " layer"]
+    """Cosine of H−T with v_rev: 1 where the way back has kept its direction; NaN at its end."""
+
+    gap: Float[np.ndarray, " layer"]
+    """Length of H−T in phase gaps: 1 where nothing came back, 0 where all did."""
+
+    along: Float[np.ndarray, " layer"]
+    """Displacement T−S along v_rev, in phase gaps."""
+
+    off: Float[np.ndarray, " layer"]
+    """Displacement T−S off v_rev, in phase gaps."""
+
+    layers: tuple[int, ...]
+
+
+def off_direction(
+    aftermath: Aftermath,
+    directions: ReversionDirections,
+    further: Sequence[ReversionDirections] = (),
+) -> ReversionDirections:
+    """Return where the fit probes moved off v_rev: the re-fitted direction for a subspace block.
+
+    Args:
+        aftermath: Of a fine-tuning, such as a blocked one.
+        directions: What to leave out; its gaps are kept.
+        further: More directions to leave out, such as those re-fitted before.
+
+    Raises:
+        DegenerateDirectionError: If nothing is left at some layer.
+        LayerError: If the layers differ.
+    """
+    for source in (directions, *further):
+        aftermath.check_layers(source)
+    unit = outside(aftermath.mean, [directions, *further])
+    return aftermath.direction(unit, directions, "off-direction")
+
+
+def refit(directions: ReversionDirections, aftermath: Aftermath) -> Refit:
+    """Fit v_rev anew after a fine-tuning, from H−T = (H−S) − (T−S).
+
+    Args:
+        directions: v_rev, fitted on the prompts of the aftermath.
+        aftermath: What the fine-tuning left.
+
+    Raises:
+        LayerError: If the layers differ.
+        ProvenanceError: If `directions` is a control, which says nothing about the witness.
+    """
+    aftermath.check_layers(directions)
+    if control := directions.provenance.get("control"):
+        raise ProvenanceError(f"These are {control} directions; a re-fit needs v_rev itself.")
+    back = directions.gap[:, None] * directions.unit - aftermath.mean
+    length = back.norm(dim=-1)
+    along = (aftermath.mean * directions.unit).sum(dim=-1)
+    off = outside(aftermath.mean, [directions]).norm(dim=-1)
+    return Refit(
+        cosine=((back * directions.unit).sum(dim=-1) / length).clamp(-1, 1).numpy(),
+        gap=(length / directions.gap).numpy(),
+        along=(along / directions.gap).numpy(),
+        off=(off / directions.gap).numpy(),
+        layers=directions.layers,
+    )
+
+
+def shared(
+    blocked: Aftermath, ordinary: Aftermath, directions: ReversionDirections
+) -> Float[np.ndarray, " layer"]:
+    """Return how much of ordinary fine-tuning's motion off the direction the blocked one has too.
+
+    ⟨B⊥, O⊥⟩ / ‖O⊥‖², a share: 1 where blocking left that motion as it was, more where it grew, 0
+    where it is gone; NaN where ordinary fine-tuning moved nowhere but along the direction.
+
+    Raises:
+        LayerError: If the layers differ.
+    """
+    blocked.check_layers(directions)
+    ordinary.check_layers(directions)
+    kept, there = (outside(one.mean, [directions]) for one in (blocked, ordinary))
+    return ((kept * there).sum(dim=-1) / there.square().sum(dim=-1)).numpy()
+
+
+def outside(
+    vectors: Float[Tensor, "layer d_model"], directions: Sequence[ReversionDirections]
+) -> Float[Tensor, "layer d_model"]:
+    """Return the part of each layer's vector that is orthogonal to all of that layer's directions.
+
+    Where only rounding is left, it is 0.
+    """
+    basis = torch.stack([source.unit for source in directions], dim=-1)
+    # The pseudo-inverse serves directions that are oblique to each other, or the same.
+    weights = torch.linalg.pinv(basis) @ vectors.double()[..., None]
+    left = vectors.double() - (basis @ weights)[..., 0]
+    share = left.norm(dim=-1, keepdim=True) / vectors.double().norm(dim=-1, keepdim=True)
+    return torch.where(share > NEGLIGIBLE, left, 0.0)
+
+
+def check_exists(unit: Float[Tensor, "layer d_model"], layers: Sequence[int], what: str) -> None:
+    """Raise `DegenerateDirectionError` naming the layers at which a direction has no length."""
+    if missing := [layers[row] for row in (unit.norm(dim=-1) == 0).nonzero().flatten().tolist()]:
+        raise DegenerateDirectionError(
+            f"{what} does not exist at layers {missing}: nothing is left there; "
+            "leave those layers out."
+        )
