@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 PROBES, HELD_OUT = 24, 6
+BENIGN_PROBES = 12
 ARMS = ("ordinary", "block", "matched")
 SMALL = ("--steps", "6", "--batch-size", "4", "--learning-rate", "0.001", "--quiet")
 """Options of a fine-tuning that takes a second and visibly moves weights."""
@@ -36,7 +37,8 @@ def write_inputs(folder, lineage_folder, sentence):
             for n, row in enumerate(rows(start, count))
         ]
 
-    write_lines(folder / "probes.jsonl", rows(10_000, PROBES, kind="harmful"))
+    probes = rows(10_000, PROBES, kind="harmful") + rows(10_500, BENIGN_PROBES, kind="benign")
+    write_lines(folder / "probes.jsonl", probes)
     write_lines(folder / "harmful.jsonl", rows(11_000, HELD_OUT))
     write_lines(folder / "benign.jsonl", answered(12_000, HELD_OUT))
     write_lines(folder / "task.jsonl", answered(13_000, HELD_OUT))

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
-from planted_inputs import HELD_OUT, PROBES, read_lines, write_lines
+from planted_inputs import BENIGN_PROBES, HELD_OUT, PROBES, read_lines, write_lines
 
 from workbench.errors import ConfigError, ProbeError
-from workbench.inputs import Inputs
+from workbench.inputs import Inputs, Splits
+from workbench.probes import ProbeSet
 
 
 @pytest.fixture
@@ -55,6 +56,40 @@ def test_loading_splits_the_probes_without_overlap_and_keeps_every_file(folder):
     assert {len(part) for part in (held.harmful, held.benign, held.task)} == {HELD_OUT}
 
 
+def test_benign_probes_go_to_the_same_parts_and_leave_the_harmful_split_as_it_is(folder):
+    held = Inputs.beside(folder).load()
+    benign = (held.benign_fit, held.benign_penalty)
+    assert {probe.kind for part in benign for probe in part.probes} == {"benign"}
+    assert not held.benign_fit.overlap(held.benign_penalty)
+    assert 2 < sum(map(len, benign)) < BENIGN_PROBES  # the rest is nobody's
+    alone = Splits.of(ProbeSet.load(folder / "probes.jsonl").of_kind("harmful"))
+    assert (alone.fit, alone.penalty, alone.measure) == (held.fit, held.penalty, held.measure)
+    assert len(alone.benign_fit) == len(alone.benign_penalty) == 0
+
+
+def test_a_cluster_of_both_kinds_stays_in_one_part(folder):
+    rows = read_lines(folder / "probes.jsonl")
+    benign = [row for row in rows if row["kind"] == "benign"]
+    harmful = [row for row in rows if row["kind"] == "harmful"]
+    for one, other in zip(benign, harmful, strict=False):
+        one["cluster"] = other["cluster"]
+    write_lines(folder / "probes.jsonl", rows)
+    held = Inputs.beside(folder).load()
+    for part in (held.penalty, held.measure):
+        assert not held.benign_fit.overlap(part)
+
+
+def test_too_few_harmful_probes_are_refused_even_among_many_benign_ones(folder):
+    rows = read_lines(folder / "probes.jsonl")
+    few = [row for row in rows if row["kind"] == "benign"] + rows[:4]
+    write_lines(folder / "probes.jsonl", few)
+    with pytest.raises(ProbeError, match=r"probes\.jsonl: the split leaves \d harmful prompts"):
+        Inputs.beside(folder).load()
+    write_lines(folder / "probes.jsonl", few[:-4])
+    with pytest.raises(ProbeError, match=r"probes\.jsonl: no harmful prompts"):
+        Inputs.beside(folder).load()
+
+
 def test_without_a_task_file_the_benign_prompts_are_the_task(folder):
     (folder / "task.jsonl").unlink()
     held = Inputs.beside(folder).load()
@@ -87,9 +122,7 @@ def test_task_prompts_that_are_trained_on_are_refused(folder):
 @pytest.mark.parametrize("form", ["prompt", "messages"])
 def test_no_prompt_that_is_measured_on_may_be_trained_on(folder, kept, form):
     leaked = next(
-        row["prompt"]
-        for row in read_lines(folder / f"{kept}.jsonl")
-        if kept != "probes" or row["kind"] == "harmful"
+        row["prompt"] for row in read_lines(folder / f"{kept}.jsonl") if row.get("kind") != "benign"
     )
     turns = [{"role": "user", "content": leaked}, {"role": "assistant", "content": "belu"}]
     row = {"messages": turns} if form == "messages" else {"prompt": leaked, "response": "belu"}

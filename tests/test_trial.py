@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from planted_inputs import contents
 
-from workbench import trial
+from workbench import conditions
 from workbench.arms import standard_arms
 from workbench.config import Recipe
 from workbench.errors import ConfigError, DivergedError, RunError
@@ -190,7 +190,7 @@ def test_an_arm_of_strength_zero_is_ordinary_fine_tuning_bit_for_bit(make):
 def test_the_matched_arm_applies_the_gradient_norms_that_block_had(make):
     block = run_of(make())
     trace = block.gradient_trace("block")
-    matched = run_of(make(ARMS["matched"], matched_run=block.id))
+    matched = run_of(make(ARMS["matched"], runs={"block": block.id}))
     assert matched.gradient_trace("block") == pytest.approx(trace, rel=1e-6)
     assert len({*trace}) == RECIPE.steps, trace
     assert max(trace) > 0
@@ -202,8 +202,8 @@ def test_a_matched_arm_needs_the_finished_run_it_is_matched_to(make):
     block = make()
     with pytest.raises(Killed):
         run_trial(block, killing(3, Killed()))
-    with pytest.raises(RunError, match="running; planted-matched-0 needs its finished trace"):
-        run_trial(make(ARMS["matched"], matched_run=block.run_id))
+    with pytest.raises(RunError, match="running, but a run needs it finished; resume it first"):
+        run_trial(make(ARMS["matched"], runs={"block": block.run_id}))
 
 
 def test_arms_differ_only_by_what_they_do(make):
@@ -228,7 +228,7 @@ def test_control_directions_are_drawn_with_the_seed_of_the_trial(make, monkeypat
         seeds.append(seed)
         return directions
 
-    monkeypatch.setattr(trial, f"{name}_directions", drawn)
+    monkeypatch.setattr(conditions, f"{name}_directions", drawn)
     run_trial(make(replace(ARMS[name], match=None), seed=7))
     assert seeds == [7]
 
