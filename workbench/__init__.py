@@ -14,6 +14,8 @@ _EXPORTS = {
     "controls": ("matched_directions", "random_directions"),
     "directions": ("ReversionDirections", "fit_directions", "fit_directions_from"),
     "drift": ("measure_drift",),
+    "editing": ("intervene",),
+    "edits": ("ablate", "cap", "steer"),
     "errors": ("WorkbenchError",),
     "evaluation": ("evaluate", "read_reference"),
     "experiment": ("Experiment", "run_experiment"),
@@ -28,6 +30,7 @@ _EXPORTS = {
     "probes": ("ProbeSet", "load_examples"),
     "records": ("Drift", "Scores", "StepRecord"),
     "runs": ("Run", "RunStore"),
+    "training_edits": ("Ablate", "Cap", "Steer"),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 
