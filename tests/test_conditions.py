@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from workbench.editing import Ablate, Cap, Steer
 
 from workbench.activations import read_activations
 from workbench.aftermath import Aftermath
@@ -19,6 +18,7 @@ from workbench.probes import ProbeSet
 from workbench.projections import ProjectGradient
 from workbench.rehearsal import Rehearse
 from workbench.runs import AFTERMATH, RunStore
+from workbench.training_edits import Ablate, Cap, Steer
 
 ARMS = standard_arms({"block": 5.0}, penalty_batch=4)
 KINDS = {

@@ -13,7 +13,8 @@ ORDER = """
     errors text paper files locks resources states batches dropout bootstrap progress
     config arms records models loading phases probes inputs encoding activations phase_reading
     directions drift measurement nulls significance calibration aftermath controls losses
-    generation judges readout interventions penalties anchors projections edits editing rehearsal
+    generation judges readout interventions penalties anchors projections edits editing
+    training_edits rehearsal
     updates finetune evaluation statistic runs conditions trial groundwork archive evidence
     blocking tradeoff comparison summary experiment plots widgets doctor commands cli
     __main__

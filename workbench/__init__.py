@@ -25,8 +25,8 @@ _EXPORTS = {
     ),
     "directions": ("ReversionDirections", "fit_directions", "fit_directions_from"),
     "drift": ("measure_drift",),
-    "editing": ("Ablate", "Cap", "Steer"),
-    "edits": ("ablate", "cap", "intervene", "steer"),
+    "editing": ("intervene",),
+    "edits": ("ablate", "cap", "steer"),
     "errors": ("WorkbenchError",),
     "evaluation": ("evaluate", "read_reference"),
     "experiment": ("Experiment", "run_experiment"),
@@ -45,6 +45,7 @@ _EXPORTS = {
     "rehearsal": ("Rehearse", "with_own_answers"),
     "runs": ("Run", "RunStore"),
     "significance": ("holm", "significance"),
+    "training_edits": ("Ablate", "Cap", "Steer"),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 

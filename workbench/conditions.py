@@ -25,7 +25,6 @@ from workbench.controls import (
     shuffled_directions,
 )
 from workbench.directions import ReversionDirections
-from workbench.editing import Ablate, Cap, Steer
 from workbench.errors import ConfigError, ProbeError, RunError
 from workbench.inputs import Splits
 from workbench.interventions import Intervention
@@ -35,6 +34,7 @@ from workbench.probes import ProbeSet
 from workbench.projections import ProjectGradient
 from workbench.rehearsal import Rehearse, with_own_answers
 from workbench.runs import AFTERMATH, CONTROL, Run
+from workbench.training_edits import Ablate, Cap, Steer
 
 
 @dataclass(frozen=True)
