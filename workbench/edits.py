@@ -4,7 +4,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
 
 import torch
 from einops import einsum
@@ -48,7 +47,7 @@ class Edit(ABC):
                 use it; by default that of `resid`.
         """
 
-    def on(self, device: torch.device, dtype: torch.dtype) -> Self:
+    def on(self, device: torch.device, dtype: torch.dtype) -> "Edit":
         """Return the same edit with its tensors on a device, in a precision."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         tensors = {key: value for key, value in values.items() if isinstance(value, Tensor)}

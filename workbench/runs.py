@@ -30,11 +30,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 
-AFTERMATH = "aftermath.safetensors"
-"""In a run's folder: what the fine-tuning left on the fit probes."""
-
-CONTROL = "control.safetensors"
-"""In the folder of a run that does not act along v_rev: along what it acts."""
+AFTERMATH, CONTROL = "aftermath.safetensors", "control.safetensors"
+"""In a run's folder: what it left on the fit probes, and along what it acts if not along v_rev."""
 
 
 class RunStore:

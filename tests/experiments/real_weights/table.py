@@ -18,7 +18,7 @@ from workbench.evaluation import estimate_by_cluster
 from workbench.probes import ProbeSet
 from workbench.records import Estimate, cosine
 from workbench.runs import Run
-from workbench.summary import statistic
+from workbench.statistic import statistic
 
 STEPS = ("1", "20", "100")
 QUANTITIES = (
