@@ -93,8 +93,24 @@ def test_finetune_with_an_intervention_and_given_directions_differs_from_ordinar
     call(*common, "--out", tmp_path / "nothing", "--intervention", "block", "--strength", "0")
     ordinary, push, nothing = (Run(tmp_path / name) for name in ("ordinary", "push", "nothing"))
     assert push.layer_values("along")[-1].sum() > ordinary.layer_values("along")[-1].sum()
-    assert push.info["config"]["intervention"]["layers"] == [1, 2]
+    assert push.info["config"]["interventions"][0]["layers"] == [1, 2]
+    assert push.info["machine"]["device"] == "cpu"
     assert contents(nothing.folder) == contents(ordinary.folder)
+
+
+def test_interventions_compose_and_controls_are_set_up(call, inputs_folder, tmp_path):
+    names = "refusal:0.5@1,steer:0.1,rehearse:0.25"
+    call("finetune", inputs_folder, "--out", tmp_path / "all", *SMALL, "--intervention", names)
+    run = Run(tmp_path / "all")
+    told = run.info["config"]["interventions"]
+    assert [one["name"] for one in told] == ["block", "steer", "rehearse"]
+    assert told[0]["directions"]["control"] == "refusal"
+    assert (told[0]["strength"], told[0]["layers"]) == (0.5, [1])
+    assert set(run.lines[0]["auxiliary"]) == {"block"}
+    resumed = contents(run.folder)
+    call("finetune", inputs_folder, "--out", tmp_path / "all", *SMALL, "--intervention", names,
+         "--resume")  # fmt: skip
+    assert contents(run.folder) == resumed
 
 
 def test_finetune_of_a_model_alone_measures_nothing(call, inputs_folder, tmp_path):
@@ -157,6 +173,28 @@ def test_experiment_prints_its_table_and_recompute_writes_the_same_bytes(
     again = call("experiment", "--recompute", out)
     assert [(out / name).read_bytes() for name in written] == before
     assert again.splitlines() == printed.splitlines()[:-1]
+
+
+def test_a_dose_response_runs_ordinary_and_every_strength(call, inputs_folder, tmp_path):
+    out = tmp_path / "one"
+    options = ("--seeds", "1", "--max-new-tokens", "2", *SMALL)
+    dose = ("--intervention", "block,anchor-kl", "--strength", "0,0.5,2")
+    call("experiment", inputs_folder, "--out", out, *dose, *options)
+    summary = json.loads((out / "summary.json").read_text())
+    assert list(summary["arms"]) == [
+        "ordinary", "block:0.5", "block:2", "anchor-kl:0.5", "anchor-kl:2",
+    ]  # fmt: skip
+    assert summary["dose"]["block"]["strength"] == [0.0, 0.5, 2.0]
+    assert len(summary["tradeoff"]["points"]) == 5
+
+
+def test_a_layer_sweep_intervenes_at_every_layer_and_band(call, inputs_folder, tmp_path):
+    out = tmp_path / "one"
+    options = ("--seeds", "1", "--max-new-tokens", "2", *SMALL)
+    call("experiment", inputs_folder, "--out", out, "--intervention", "block:1", "--sweep-layers",
+         *options)  # fmt: skip
+    rows = json.loads((out / "summary.json").read_text())["layers"]["rows"]
+    assert [row["layers"] for row in rows] == [[0], [1], [2], [0, 1]]
 
 
 def test_report_of_a_single_run_is_written_where_asked(call, inputs_folder, tmp_path):

@@ -15,6 +15,7 @@ from workbench.directions import ReversionDirections, fit_directions
 from workbench.errors import ConfigError, DivergedError, RunError, WorkbenchError
 from workbench.experiment import run_experiment
 from workbench.inputs import Inputs
+from workbench.runs import Run
 from workbench.summary import summarise
 
 RECIPE = Recipe(steps=5, learning_rate=1e-3, batch_size=4)
@@ -257,3 +258,28 @@ def test_two_lineages_of_one_name_are_refused(run, inputs_folder, tmp_path):
     with pytest.raises(ConfigError, match="Two lineages are called 'planted'; rename one"):
         run(tmp_path / "one", [Inputs.beside(inputs_folder)] * 2)
     assert not (tmp_path / "one").exists()
+
+
+def test_every_arm_runs_and_the_summary_tells_all_the_evidence(run, tmp_path):
+    arms = choose_arms("all", KNOWN)
+    options = {"seeds": (0,), "recipe": replace(RECIPE, steps=2)}
+    found = run(tmp_path / "all", arms=arms, **options).summary
+    assert set(found["arms"]) == {arm.name for arm in arms}
+    first = {
+        name: Run(tmp_path / "all/runs" / arm["runs"][0]).lines[0]["loss"]
+        for name, arm in found["arms"].items()
+    }
+    # Step 1 is taken on the same batch; only edits and rehearsal change what its loss is.
+    same = {name for name, loss in first.items() if loss == first["ordinary"]}
+    assert set(first) - same == {"ablate", "steer", "cap", "rehearse"}
+    ends = {name: arm["along"]["2"]["mean"] for name, arm in found["arms"].items()}
+    assert len({*ends.values()}) > len(ends) * 2 / 3
+    assert found["after_blocking"].keys() == {"block", "block-rank2", "block-rank3"}
+    assert found["significance"]["tests"] == 3 * 2
+    assert found["other_phases"].keys() >= {"aligned→pretrained", "helpful→pretrained"}
+    assert found["readout"]["planted"]["layers"] == [0, 1, 2]
+    assert {point["arm"] for point in found["tradeoff"]["points"]} == set(first) - {"push"}
+    controls = {name for name, arm in found["arms"].items() if "control_cosine" in arm}
+    assert controls == {
+        name for name in first if name.startswith(("random", "matched", "refusal", "drift", "shuf"))
+    }
