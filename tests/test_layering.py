@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[1] / "workbench"
 ORDER = """
     errors text paper files locks resources states batches dropout bootstrap progress
     config records models loading phases probes inputs encoding activations phase_reading
-    directions drift measurement nulls controls losses generation interventions penalties
-    updates finetune judges evaluation runs trial groundwork summary experiment plots widgets doctor
+    directions drift measurement isotropic nulls significance calibration controls losses generation
+    interventions penalties updates finetune judges evaluation runs trial groundwork summary
+    experiment plots widgets doctor
     commands cli
     __main__
 """.split()  # noqa: SIM905
@@ -91,7 +92,9 @@ def test_the_package_imports_nothing_heavy():
     assert loaded_by("torch") >= {"torch"}  # it would have been seen
 
 
-@pytest.mark.parametrize("module", ["records", "config", "runs", "summary", "plots"])
+@pytest.mark.parametrize(
+    "module", ["records", "config", "significance", "calibration", "runs", "summary", "plots"]
+)
 def test_what_opens_old_runs_imports_no_torch(module):
     if not ((ROOT / f"{module}.py").exists() or (ROOT / module).exists()):
         pytest.skip(f"there is no workbench.{module} yet")

@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "activations": ("Moments", "Reading", "read_activations", "read_moments"),
+    "calibration": ("calibrate",),
     "config": ("Arm", "Recipe", "choose_arms", "standard_arms"),
     "controls": ("matched_directions", "random_directions"),
     "directions": ("ReversionDirections", "fit_directions", "fit_directions_from"),
@@ -22,12 +23,13 @@ _EXPORTS = {
     "judges": ("Judge",),
     "loading": ("load_model", "save_model"),
     "models": ("HookedModel",),
-    "nulls": ("isotropic_null", "matched_null"),
+    "nulls": ("draws_needed", "isotropic_null", "matched_null", "other_phases", "sign_flip"),
     "penalties": ("Block", "Push"),
     "phases": ("Lineage", "Phase"),
     "probes": ("ProbeSet", "load_examples"),
     "records": ("Drift", "Scores", "StepRecord"),
     "runs": ("Run", "RunStore"),
+    "significance": ("holm", "significance"),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 

@@ -63,7 +63,8 @@ def lay_groundwork(
         if reading.layers != aligned.layers:
             raise PhaseMismatchError("The sibling has other layers than the aligned phase.")
         sibling = fit_between(witness, reading, held.fit, lineage=lineage.name)
-    nulls = (isotropic_null(directions), matched_null(directions, acts))
+    matched = matched_null(directions, acts, clusters=held.measure.clusters)
+    nulls = (isotropic_null(directions), matched)
     return Groundwork(directions, sibling, nulls)
 
 
