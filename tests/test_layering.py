@@ -93,7 +93,13 @@ def test_the_package_imports_nothing_heavy():
     assert loaded_by("torch") >= {"torch"}  # it would have been seen
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("module", ["records", "config", "arms", "runs", "summary", "plots"])
+=======
+@pytest.mark.parametrize(
+    "module", ["records", "config", "significance", "calibration", "runs", "summary", "plots"]
+)
+>>>>>>> nulls
 def test_what_opens_old_runs_imports_no_torch(module):
     if not ((ROOT / f"{module}.py").exists() or (ROOT / module).exists()):
         pytest.skip(f"there is no workbench.{module} yet")

@@ -94,6 +94,7 @@ def lay_groundwork(
     readout = read_vocabulary(model, directions, judge=judge or lineage.judge)
     sibling = None
     if lineage.sibling is not None:
+<<<<<<< HEAD
         beside = readings[lineage.sibling.name]
         sibling = fit_between(witness, beside, held.fit, lineage=lineage.name)
     return Groundwork(
@@ -145,6 +146,15 @@ def _numbered(clusters: Sequence[str]) -> Tensor:
     """The cluster of each prompt as a number: no prompt text is kept."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
     return torch.tensor([numbers[name] for name in clusters])
+=======
+        reading = read_phase(lineage, lineage.sibling, held.fit, device=device)
+        if reading.layers != aligned.layers:
+            raise PhaseMismatchError("The sibling has other layers than the aligned phase.")
+        sibling = fit_between(witness, reading, held.fit, lineage=lineage.name)
+    matched = matched_null(directions, acts, clusters=held.measure.clusters)
+    nulls = (isotropic_null(directions), matched)
+    return Groundwork(directions, sibling, nulls)
+>>>>>>> nulls
 
 
 def check_trials(
