@@ -12,7 +12,12 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from workbench.controls import random_directions
-from workbench.directions import fit_directions, fit_directions_from
+from workbench.directions import (
+    TENSORS,
+    ReversionDirections,
+    fit_directions,
+    fit_directions_from,
+)
 from workbench.encoding import encode
 from workbench.errors import ConfigError, LayerError, ProvenanceError
 from workbench.judges import Judge
@@ -145,11 +150,8 @@ def test_cosine_and_p_value_are_those_of_a_random_direction_against_the_gradient
 
 
 def test_random_directions_are_as_rarely_significant_as_the_null_says(model, somewhere, planted):
-    rows = torch.arange(60) % 3
-    many = replace(
-        somewhere, unit=somewhere.unit[rows], gap=somewhere.gap[rows], mean=somewhere.mean[rows],
-        layers=tuple(range(60)),
-    )  # fmt: skip
+    fitted = {name: getattr(somewhere, name)[torch.arange(60) % 3] for name in TENSORS}
+    many = ReversionDirections(**fitted, layers=tuple(range(60)))
     p_values = np.concatenate(
         [
             read_vocabulary(model, random_directions(many, seed=seed), judge=planted).p_value
