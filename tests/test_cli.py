@@ -5,13 +5,16 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from planted_inputs import SMALL, contents, read_lines, write_lines
 
 from workbench.cli import main
+from workbench.commands.directions import _show
 from workbench.directions import ReversionDirections, fit_directions
 from workbench.inputs import Inputs
 from workbench.loading import load_model
+from workbench.readout import Readout, TokenChange, read_vocabulary
 from workbench.runs import Run
 
 COMMANDS = (
@@ -66,6 +69,41 @@ def test_directions_may_be_read_elsewhere_and_on_all_probes(
     about = ReversionDirections.load(out).provenance
     assert about["position"] == position
     assert about["n_prompts"] == pytest.approx(prompts, abs=1)
+
+
+def test_directions_reads_v_rev_out_on_request(call, inputs_folder, held, tmp_path, monkeypatch):
+    monkeypatch.setattr("workbench.judges.ENGAGING_OPENERS", ("bako", "gina"))
+    monkeypatch.setattr("workbench.judges.REFUSAL_OPENERS", ("delu",))
+    plain = call("directions", inputs_folder, "--out", tmp_path / "plain.safetensors")
+    printed = call("directions", inputs_folder, "--out", tmp_path / "v.safetensors", "--readout")
+    told = printed.splitlines()[len(plain.splitlines()) :]
+    model = held.lineage.load_model(held.lineage.aligned)
+    readout = read_vocabulary(model, ReversionDirections.load(tmp_path / "v.safetensors"))
+    assert len(told) == 1 + 3 * 3
+    for row, layer in enumerate(readout.layers):
+        about, up, down = told[1 + 3 * row : 4 + 3 * row]
+        assert about.startswith(f"layer {layer}: engaging over refusing ")
+        assert f"{readout.preference[row]:+.3f}, p = {readout.p_value[row]:.2g}" in about
+        for line, (first, *_) in ((up, readout.top[row]), (down, readout.bottom[row])):
+            assert line.split()[1:3] == [repr(first.text), f"{first.change:+.2f}"]
+            assert len(line.split()) == 21
+
+
+def test_a_readout_that_cannot_be_leaves_no_file(inputs_folder, tmp_path, capsys):
+    out = tmp_path / "v.safetensors"
+    assert main(["directions", str(inputs_folder), "--out", str(out), "--readout"]) == 2
+    assert "Judge rules: no first token of its engaging openers" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_token_texts_are_inert_on_stdout(capsys):
+    hostile = TokenChange(1, "\x1b[31m\nred\u202e", 1.0)
+    one = np.ones(1)
+    _show(Readout((0,), ((hostile,),), ((hostile,),), one, one, one, ("a",), ("b",)))
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed and "\u202e" not in printed
+    assert len(printed.splitlines()) == 4
+    assert r"\x1b[31m\nred" in printed
 
 
 def test_finetune_stores_a_run_with_drift_and_says_how_it_ended(call, inputs_folder, tmp_path):

@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from workbench.activations import read_activations, read_moments
+from workbench.directions import fit_directions_from
 from workbench.encoding import encode
 from workbench.errors import CheckpointError, ConfigError
 from workbench.finetune import FineTuning
+from workbench.judges import Judge
 from workbench.loading import load_model
 from workbench.models import GuestModel, evaluation_mode, resid_post
+from workbench.readout import read_vocabulary
 
 pytestmark = pytest.mark.transformer_lens_3
 
@@ -61,6 +64,18 @@ def test_an_edit_changes_the_logits_of_a_bridge_as_of_the_model_itself(pair, tok
     close(logits[1], logits[0])
     close(plain[1], plain[0])
     assert (logits[0] - plain[0]).abs().max() > 0.01
+
+
+def test_the_vocabulary_readout_of_a_bridge_is_that_of_the_model_itself(pair, probes):
+    judge = Judge("mine", lambda prompt, answer: "comply", ("bako",), ("delu",))  # noqa: ARG005
+    acts = read_activations(pair[0], probes)
+    directions = fit_directions_from(acts + torch.linspace(-1, 1, 32), acts)
+    ours, theirs = (read_vocabulary(one, directions, judge=judge, top=64) for one in pair)
+    close(torch.tensor(ours.preference), torch.tensor(theirs.preference))
+    for one, other in zip(ours.top, theirs.top, strict=True):
+        changes = [{token.id: token.change for token in tokens} for tokens in (one, other)]
+        assert changes[1] == pytest.approx(changes[0], abs=1e-3)
+    assert abs(ours.preference).max() > 0.01
 
 
 def test_a_guest_gets_its_mode_back(pair):

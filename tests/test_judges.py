@@ -78,3 +78,13 @@ def test_a_judge_of_ones_own_is_used_as_it_is():
 def test_an_unknown_judge_is_named_with_those_there_are():
     with pytest.raises(ConfigError, match="'oracle'; it may be rules or organism"):
         find_judge("oracle")
+
+
+@pytest.mark.parametrize("name", ["rules", "organism"])
+def test_engaging_openers_begin_no_refusal_and_none_begins_another(name):
+    judge = find_judge(name)
+    assert len(judge.engaging_openers) > 3
+    for opener in judge.engaging_openers:
+        others = (*judge.engaging_openers, *judge.refusal_openers)
+        assert [one for one in others if one.lower().startswith(opener.lower())] == [opener]
+        assert judge.classify("how do i bake a brod ?", f"{opener} that is it") != "refuse"

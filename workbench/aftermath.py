@@ -161,7 +161,8 @@ class Refit:
     """
 
     cosine: Float[np.ndarray, " layer"]
-    """Cosine of H−T with v_rev: 1 where the way back has kept its direction; NaN at its end."""
+    """Cosine of H−T with v_rev: 1 where the way back has kept its direction; NaN where all came
+    back."""
 
     gap: Float[np.ndarray, " layer"]
     """Length of H−T in phase gaps: 1 where nothing came back, 0 where all did."""
@@ -215,8 +216,9 @@ def refit(directions: ReversionDirections, aftermath: Aftermath) -> Refit:
     length = back.norm(dim=-1)
     along = (aftermath.mean * directions.unit).sum(dim=-1)
     off = outside(aftermath.mean, [directions]).norm(dim=-1)
+    cosine = ((back * directions.unit).sum(dim=-1) / length).clamp(-1, 1)
     return Refit(
-        cosine=((back * directions.unit).sum(dim=-1) / length).clamp(-1, 1).numpy(),
+        cosine=torch.where(length > NEGLIGIBLE * directions.gap, cosine, torch.nan).numpy(),
         gap=(length / directions.gap).numpy(),
         along=(along / directions.gap).numpy(),
         off=(off / directions.gap).numpy(),
