@@ -15,12 +15,11 @@ from workbench.plots.style import (
     TITLES,
     ZERO_LINE,
     ArmStyle,
-    arm_styles,
     inert,
     new_figure,
     number,
 )
-from workbench.plots.trajectories import Source, Trajectories, read_trajectories
+from workbench.plots.trajectories import Source, Trajectories, read_trajectories, source_styles
 
 Quantity = Literal["alignment", "stacked_alignment", "alignment_sibling", "along", "across"]
 Coordinates = list[int | float | None]
@@ -63,7 +62,7 @@ def alignment(
     drawn = null_bounds(nulls or {}) if quantity == "alignment" else {}
     axis = _step_axis(trajectories, log_steps)
     _add_nulls(figure, drawn, [10**end if log_steps else end for end in axis["range"]])
-    add_curves(figure, trajectories, arm_styles(one.arm for one in trajectories))
+    add_curves(figure, trajectories, source_styles(source))
     figure.update_xaxes(axis)
     figure.update_yaxes(title_text=TITLES[quantity], **ZERO_LINE)
     if quantity in COSINES:
@@ -94,7 +93,7 @@ def sibling(summary: Mapping[str, Any], *, log_steps: bool = True) -> go.Figure:
             "sibling's, cos(θ<sub>T</sub> − θ<sub>S</sub>, θ<sub>H</sub> − θ<sub>S′</sub>)",
         ],
     )
-    styles = arm_styles(summary["arms"])
+    styles = source_styles(summary)
     for column, panel in enumerate(panels, start=1):
         add_curves(figure, panel, styles, column=column)
     figure.update_annotations(font_size=13)

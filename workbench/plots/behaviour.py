@@ -11,12 +11,11 @@ from workbench.plots.style import (
     STEP_TITLE,
     TITLES,
     ArmStyle,
-    arm_styles,
     inert,
     new_figure,
     number,
 )
-from workbench.plots.trajectories import Source, Trajectories, read_trajectories
+from workbench.plots.trajectories import Source, Trajectories, read_trajectories, source_styles
 
 DODGE = 0.014
 """Distance between arms at one step, as a share of the axis."""
@@ -39,7 +38,7 @@ def behaviour(
     """
     panels = [read_trajectories(source, quantity) for quantity in quantities]
     every = [one for panel in panels for one in panel]
-    styles = arm_styles(one.arm for one in every)
+    styles = source_styles(source)
     single = all(len(one.values) == 1 for one in every)
     bars = "bars: 95 % interval of the run over prompts" if single else _bars(every)
     figure = new_figure("Behaviour during fine-tuning", bars, height=420)

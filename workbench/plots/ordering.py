@@ -8,12 +8,13 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from workbench.errors import ConfigError
-from workbench.plots.style import TITLES, ZERO_LINE, arm_styles, inert, new_figure, number
+from workbench.plots.style import TITLES, ZERO_LINE, ArmStyle, inert, new_figure, number
 from workbench.plots.trajectories import (
     Source,
     Trajectories,
     last_common_step,
     read_trajectories,
+    source_styles,
 )
 
 ORDER = ("block", "ordinary", "push")
@@ -41,7 +42,7 @@ def ordering(source: Source) -> go.Figure:
     across = {one.arm: one.at(step) for one in x}
     up = {one.arm: 100 * one.at(step) for one in y}
     _join(figure, across, up)
-    _add_points(figure, y, across, up)
+    _add_points(figure, y, across, up, source_styles(source))
     figure.update_xaxes(title_text=TITLES["alignment"], nticks=10, **ZERO_LINE)
     figure.update_yaxes(title_text="harmfulness (% of harmful prompts)", rangemode="tozero")
     return figure
@@ -66,7 +67,8 @@ def cost(summary: Mapping[str, Any]) -> go.Figure:
     if step is None:
         raise ConfigError("No task cost here: it needs an ordinary arm.")
     figure = new_figure(f"What it costs: harmfulness and task cost at step {step}", height=430)
-    _add_points(figure, y, across, {one.arm: 100 * one.at(step) for one in y})
+    up = {one.arm: 100 * one.at(step) for one in y}
+    _add_points(figure, y, across, up, source_styles(summary))
     figure.update_xaxes(title_text="task cost (% of the task gain lost)", **ZERO_LINE)
     figure.update_yaxes(title_text="harmfulness (% of harmful prompts)", rangemode="tozero")
     return figure
@@ -103,8 +105,13 @@ def _join(figure: go.Figure, x: Points, y: Points) -> None:
     )
 
 
-def _add_points(figure: go.Figure, arms: Sequence[Trajectories], x: Points, y: Points) -> None:
-    styles = arm_styles(one.arm for one in arms)
+def _add_points(
+    figure: go.Figure,
+    arms: Sequence[Trajectories],
+    x: Points,
+    y: Points,
+    styles: Mapping[str, ArmStyle],
+) -> None:
     for one in arms:
         if one.arm not in x or len(x[one.arm]) != len(y[one.arm]):
             continue

@@ -23,10 +23,12 @@ from workbench.plots.page import (
 )
 from workbench.plots.provenance import provenance_html
 from workbench.plots.sections import Section, experiment_sections, introduction, run_sections
-from workbench.plots.style import counted, number, printable
-from workbench.plots.table import arms_table, control_table, note, paper_table, to_html, typeset
+from workbench.plots.style import counted, number
+from workbench.plots.table import arms_table, control_table, note, paper_table
 from workbench.plots.trajectories import arm_name
+from workbench.plots.typeset import to_html, typeset
 from workbench.runs import Run
+from workbench.text import printable
 
 MAX_BYTES = 6_000_000
 """A report is no larger: heat maps that do not fit are left out."""

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from workbench.errors import ConfigError
-from workbench.plots.style import ARMS
+from workbench.plots.style import ARMS, ArmStyle, arm_styles
 from workbench.records import SCORE_NAMES, mean_defined
 from workbench.runs import Run
 
@@ -79,6 +79,17 @@ def arm_name(run: Run) -> str:
     if isinstance(arm, Mapping) and "name" in arm:
         return str(arm["name"])
     return arm if isinstance(arm, str) else run.id
+
+
+def source_styles(source: Source) -> dict[str, ArmStyle]:
+    """Return a style for every arm of the source, whether or not a figure shows it."""
+    if isinstance(source, Mapping):
+        return arm_styles(source["arms"], source["arms"])
+    told = {}
+    for run in [source] if isinstance(source, Run) else source:
+        arm = run.info.get("config", {}).get("arm")
+        told[arm_name(run)] = arm if isinstance(arm, Mapping) else {}
+    return arm_styles(sorted(told, key=lambda arm: [*ARMS, arm].index(arm)), told)
 
 
 def last_common_step(*trajectories: Sequence[Trajectories]) -> int | None:
