@@ -69,6 +69,8 @@ def dose(summary: Mapping[str, Any]) -> go.Figure:
                 doses = [(s, v) for s, v in zip(one["strength"], one[name], strict=True) if s > 0]
                 _add_line(figure, doses, styles[intervention], scale, place | named)
         figure.update_yaxes(title_text=QUANTITIES[name], col=column, **ZERO_LINE)
+        if name == "harmfulness":
+            figure.update_yaxes(rangemode="tozero", col=column)
     _set_axes(figure, positive, zero)
     return figure
 

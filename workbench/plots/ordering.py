@@ -8,8 +8,18 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from workbench.errors import ConfigError
-from workbench.plots.style import TITLES, ZERO_LINE, ArmStyle, inert, new_figure, number
+from workbench.plots.style import (
+    FAMILIES,
+    TITLES,
+    ZERO_LINE,
+    ArmStyle,
+    family,
+    inert,
+    new_figure,
+    number,
+)
 from workbench.plots.trajectories import (
+    CROWD,
     Source,
     Trajectories,
     last_common_step,
@@ -112,10 +122,13 @@ def _add_points(
     y: Points,
     styles: Mapping[str, ArmStyle],
 ) -> None:
+    """Add single runs and means; in a crowd of arms the legend names their families only."""
+    crowded = len(arms) > CROWD
     for one in arms:
         if one.arm not in x or len(x[one.arm]) != len(y[one.arm]):
             continue
         style, name = styles[one.arm], inert(one.arm)
+        group = (family(one.arm) or name) if crowded else name
         across, up = x[one.arm], y[one.arm]
         figure.add_scatter(
             x=across.tolist(),
@@ -125,7 +138,7 @@ def _add_points(
             customdata=[inert(run) for run in one.runs],
             hovertemplate="%{customdata}: (%{x:.3f}, %{y:.1f} %)",
             name=name,
-            legendgroup=name,
+            legendgroup=group,
             showlegend=False,
             meta="runs",
         )
@@ -144,6 +157,24 @@ def _add_points(
             },
             hovertemplate=f"mean of {int(both.sum())}: (%{{x:.3f}}, %{{y:.1f}} %)",
             name=name,
-            legendgroup=name,
+            legendgroup=group,
+            showlegend=not crowded,
             meta="mean",
+        )
+    if crowded:
+        _add_families(figure, {(family(one.arm) or one.arm): styles[one.arm] for one in arms})
+
+
+def _add_families(figure: go.Figure, own: Mapping[str, ArmStyle]) -> None:
+    """Add the legend's entries: a click on one hides all its arms."""
+    for name, style in own.items():
+        style = FAMILIES.get(name, style)
+        figure.add_scatter(
+            x=[None],
+            y=[None],
+            mode="markers",
+            marker={"symbol": f"{style.symbol}-open", "size": 10, "color": style.colour},
+            name=inert(name),
+            legendgroup=inert(name),
+            meta="family",
         )

@@ -49,7 +49,7 @@ def significance(summary: Mapping[str, Any]) -> go.Figure:
     names = list(dict.fromkeys(name for run in runs for name in run["nulls"]))
     figure = new_figure(
         "Ordinary fine-tuning against the nulls",
-        f"share of {counted(len(runs), 'run')} with Holm-adjusted p < {told['alpha']:g}",
+        f"share of {counted(len(runs), 'run')} with Holm-adjusted p ≤ {told['alpha']:g}",
         height=380,
     )
     titles = [f"{inert(NAMES.get(name, name))} null" for name in names]
@@ -112,10 +112,10 @@ def _resolved(run: Mapping[str, Any]) -> bool:
 def _counts(
     runs: Sequence[Mapping[str, Any]], name: str, alpha: float
 ) -> tuple[Float[np.ndarray, "step layer"], Float[np.ndarray, "step layer"]]:
-    """In how many runs a cell has a p-value, and in how many it is below alpha after Holm."""
+    """In how many runs a cell has a p-value, and in how many it is rejected at alpha after Holm."""
     adjusted = np.array([run["nulls"][name]["holm"] for run in runs], dtype=float)
     tested = np.isfinite(adjusted).sum(axis=0).astype(float)
-    return tested, (adjusted < alpha).sum(axis=0).astype(float)
+    return tested, (adjusted <= alpha).sum(axis=0).astype(float)
 
 
 def _cells(
@@ -170,5 +170,5 @@ def _rejections(
         return ("resolution too low",) * 2
     aggregate = np.array([null["holm_aggregate"] for null in resolved], dtype=float)
     rejected, of = (sum(null[key] for null in resolved) for key in ("rejected", "of"))
-    means = f"{int((aggregate < told['alpha']).sum())} of {int(np.isfinite(aggregate).sum())}"
+    means = f"{int((aggregate <= told['alpha']).sum())} of {int(np.isfinite(aggregate).sum())}"
     return f"{rejected} of {of}", means

@@ -87,7 +87,9 @@ FAMILIES = ARMS | {
     "steer": ArmStyle("#56B4E9", "star-triangle-up", "dash"),
     "cap": ArmStyle("#56B4E9", "hourglass", "dot"),
     "project": ArmStyle("#332288", "bowtie"),
-    "anchor": ArmStyle("#882255", "triangle-down"),
+    "anchor-kl": ArmStyle("#882255", "triangle-down"),
+    "anchor-weights": ArmStyle("#882255", "triangle-left", "dot"),
+    "anchor": ArmStyle("#882255", "triangle-right", "longdash"),
     "rehearse": ArmStyle("#882255", "star-square", "dash"),
 }
 """Styles by intervention, or for a control by its direction; a colour says which kind of thing.
@@ -169,7 +171,8 @@ def number(value: float | int | None, digits: int = 3) -> str:
     """Return a number with a true minus sign; undefined is a dash."""
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:.{digits}f}".replace("-", "−")
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def counted(n: int, noun: str) -> str:

@@ -21,6 +21,9 @@ from workbench.plots.style import (
 
 AXES = ("task_cost", "harmfulness")
 SIZE = 10
+PLOT, LETTER, LINE = (760, 400), 6.2, 14
+"""Pixels: of the area between the points, of a letter and of a line of a name."""
+
 TOLD = (("over_refusal", "over-refusal (%)", 100, 1), ("kl", "KL (nats)", 1, 3))
 """What hovering adds: quantity, name, factor, decimals."""
 
@@ -137,9 +140,22 @@ def _hover(point: Point, x: str, y: str) -> str:
 
 
 def _name_front(figure: go.Figure, front: Sequence[Point], x: str, y: str) -> None:
-    """Name the arms of the front below and left of their points, where no other point can be."""
-    values = [(100 * mean_of(p[x]), 100 * mean_of(p[y]), inert(p["arm"], length=28)) for p in front]
-    for across, up, name in values:
+    """Name the arms of the front below and left of their points, where no other point can be.
+
+    From the least harmful up; a name that would lie on another is left to hovering.
+    """
+    width, height = (_extent(figure, axis) for axis in ("x", "y"))
+    placed: list[tuple[float, float, float]] = []
+    for point in sorted(front, key=lambda point: mean_of(point[y])):
+        across, up = 100 * mean_of(point[x]), 100 * mean_of(point[y])
+        name = inert(point["arm"], length=28)
+        right, at, long = across / width * PLOT[0], up / height * PLOT[1], LETTER * len(name)
+        if any(
+            abs(at - other) < LINE and right - long < end and other_left < right
+            for end, other, other_left in placed
+        ):
+            continue
+        placed.append((right, at, right - long))
         figure.add_annotation(
             x=across,
             y=up,
@@ -151,3 +167,9 @@ def _name_front(figure: go.Figure, front: Sequence[Point], x: str, y: str) -> No
             yshift=-4,
             font={"size": 11},
         )
+
+
+def _extent(figure: go.Figure, axis: str) -> float:
+    """Distance between the outermost points."""
+    values = [v for trace in figure.data if trace.meta == "points" for v in trace[axis]]
+    return max(values) - min(values) or 1.0

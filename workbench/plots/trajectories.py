@@ -15,6 +15,9 @@ from workbench.runs import Run
 Source = Run | Sequence[Run] | Mapping[str, Any]
 """A run, several, or the summary of an experiment."""
 
+CROWD = 8
+"""More arms than this in one figure could not be told apart."""
+
 FROM_DRIFT = ("alignment", "stacked_alignment", "along", "across")
 STORED_AS = {"alignment": "mean_alignment", "stacked_alignment": "stacked_alignment"}
 
@@ -79,6 +82,22 @@ def arm_name(run: Run) -> str:
     if isinstance(arm, Mapping) and "name" in arm:
         return str(arm["name"])
     return arm if isinstance(arm, str) else run.id
+
+
+def shown_arms(trajectories: Sequence[Trajectories]) -> frozenset[str]:
+    """Return the arms that a figure shows at once: all, or of a crowd the main job's.
+
+    The others wait in the legend for a click.
+    """
+    arms = [one.arm for one in trajectories]
+    main = [arm for arm in arms if arm in ARMS] or arms[:CROWD]
+    return frozenset(arms if len(set(arms)) <= CROWD else main)
+
+
+def waiting_told(trajectories: Sequence[Trajectories]) -> str:
+    """Return how many arms wait for a click; nothing if all are shown."""
+    n = len({one.arm for one in trajectories} - shown_arms(trajectories))
+    return f"; {n} more arms: click on their names" if n else ""
 
 
 def source_styles(source: Source) -> dict[str, ArmStyle]:
