@@ -15,12 +15,18 @@ from workbench.plots.style import (
     TITLES,
     ZERO_LINE,
     ArmStyle,
-    arm_styles,
     inert,
     new_figure,
     number,
 )
-from workbench.plots.trajectories import Source, Trajectories, read_trajectories
+from workbench.plots.trajectories import (
+    Source,
+    Trajectories,
+    read_trajectories,
+    shown_arms,
+    source_styles,
+    waiting_told,
+)
 
 Quantity = Literal["alignment", "stacked_alignment", "alignment_sibling", "along", "across"]
 Coordinates = list[int | float | None]
@@ -63,7 +69,7 @@ def alignment(
     drawn = null_bounds(nulls or {}) if quantity == "alignment" else {}
     axis = _step_axis(trajectories, log_steps)
     _add_nulls(figure, drawn, [10**end if log_steps else end for end in axis["range"]])
-    add_curves(figure, trajectories, arm_styles(one.arm for one in trajectories))
+    add_curves(figure, trajectories, source_styles(source))
     figure.update_xaxes(axis)
     figure.update_yaxes(title_text=TITLES[quantity], **ZERO_LINE)
     if quantity in COSINES:
@@ -94,7 +100,7 @@ def sibling(summary: Mapping[str, Any], *, log_steps: bool = True) -> go.Figure:
             "sibling's, cos(θ<sub>T</sub> − θ<sub>S</sub>, θ<sub>H</sub> − θ<sub>S′</sub>)",
         ],
     )
-    styles = arm_styles(summary["arms"])
+    styles = source_styles(summary)
     for column, panel in enumerate(panels, start=1):
         add_curves(figure, panel, styles, column=column)
     figure.update_annotations(font_size=13)
@@ -132,9 +138,11 @@ def add_curves(
         column: Of a figure with subplots; the legend is drawn for the first.
     """
     place = {} if column is None else {"row": 1, "col": column}
+    shown = shown_arms(trajectories)
     for one in trajectories:
         style = styles[one.arm]
-        shared = {"legendgroup": inert(one.arm), "name": inert(one.arm)}
+        shared: dict[str, Any] = {"legendgroup": inert(one.arm), "name": inert(one.arm)}
+        shared["visible"] = True if one.arm in shown else "legendonly"
         hidden = {**shared, "showlegend": False, "hoverinfo": "skip"}
         figure.add_scatter(**_band(one), fill="toself", fillcolor=style.faded(0.14), mode="lines",
                            line_width=0, meta="sd", **hidden, **place)  # fmt: skip
@@ -154,6 +162,7 @@ def add_curves(
             meta="mean",
             legendgroup=inert(one.arm),
             name=inert(one.arm),
+            visible=True if one.arm in shown else "legendonly",
             showlegend=column in (None, 1),
             **place,
         )
@@ -209,10 +218,11 @@ def _add_nulls(figure: go.Figure, bounds: Mapping[str, float], ends: Sequence[fl
 
 def _subtitle(trajectories: Sequence[Trajectories]) -> str:
     counts = sorted({len(one.values) for one in trajectories})
+    waiting = waiting_told(trajectories)
     if counts == [1]:
-        return "one run per arm, mean over layers"
+        return f"one run per arm, mean over layers{waiting}"
     n = " or ".join(str(count) for count in counts)
-    return f"mean of n = {n} runs, band ±1 sd; thin lines: single runs"
+    return f"mean of n = {n} runs, band ±1 sd; thin lines: single runs{waiting}"
 
 
 def _step_axis(trajectories: Sequence[Trajectories], log_steps: bool) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Behaviour over steps: harmfulness, task loss and the other scores of every arm."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,18 @@ from workbench.plots.style import (
     STEP_TITLE,
     TITLES,
     ArmStyle,
-    arm_styles,
     inert,
     new_figure,
     number,
 )
-from workbench.plots.trajectories import Source, Trajectories, read_trajectories
+from workbench.plots.trajectories import (
+    Source,
+    Trajectories,
+    read_trajectories,
+    shown_arms,
+    source_styles,
+    waiting_told,
+)
 
 DODGE = 0.014
 """Distance between arms at one step, as a share of the axis."""
@@ -39,22 +45,27 @@ def behaviour(
     """
     panels = [read_trajectories(source, quantity) for quantity in quantities]
     every = [one for panel in panels for one in panel]
-    styles = arm_styles(one.arm for one in every)
+    styles = source_styles(source)
     single = all(len(one.values) == 1 for one in every)
     bars = "bars: 95 % interval of the run over prompts" if single else _bars(every)
+    bars += waiting_told(every)
     figure = new_figure("Behaviour during fine-tuning", bars, height=420)
     figure.set_subplots(1, len(panels), horizontal_spacing=0.1)
     for column, (quantity, panel) in enumerate(zip(quantities, panels, strict=True), start=1):
         scale = 100 if quantity in SHARES else 1
         end = _position(max(int(one.steps.max()) for one in panel))
-        for index, one in enumerate(panel):
-            shift = (index - (len(panel) - 1) / 2) * DODGE * end
-            _add_arm(figure, one, styles[one.arm], shift, scale, column)
+        shown = [one.arm for one in panel if one.arm in shown_arms(panel)]
+        for one in panel:
+            # An arm that waits in the legend has no place of its own beside the others.
+            index = shown.index(one.arm) if one.arm in shown else (len(shown) - 1) / 2
+            shift = (index - (len(shown) - 1) / 2) * DODGE * end
+            place = {"col": column, "visible": True if one.arm in shown else "legendonly"}
+            _add_arm(figure, one, styles[one.arm], shift, scale, place)
         title = TITLES.get(quantity, quantity)
         figure.update_yaxes(title_text=title.replace("(share of", "(% of"), col=column)
         if quantity in (*SHARES, "kl"):
             figure.update_yaxes(rangemode="tozero", col=column)
-        figure.update_xaxes(_step_axis(panel, end, len(panel)), col=column)
+        figure.update_xaxes(_step_axis(panel, end, len(shown)), col=column)
     return figure
 
 
@@ -68,14 +79,19 @@ def _position(step: int) -> float:
 
 
 def _add_arm(
-    figure: go.Figure, one: Trajectories, style: ArmStyle, shift: float, scale: int, column: int
+    figure: go.Figure,
+    one: Trajectories,
+    style: ArmStyle,
+    shift: float,
+    scale: int,
+    place: Mapping[str, Any],
 ) -> None:
     x = [_position(step) + shift for step in one.steps.tolist()]
     shared: dict[str, Any] = {
         "name": inert(one.arm),
         "legendgroup": inert(one.arm),
         "row": 1,
-        "col": column,
+        **place,
     }
     if len(one.values) > 1:
         _add_single_runs(figure, one, style, x, scale, shared)
@@ -100,7 +116,7 @@ def _add_arm(
         line={"color": style.colour, "width": 1.6, "dash": style.dash},
         marker={"symbol": style.symbol, "size": 8, "color": style.colour},
         hovertemplate="step %{customdata[0]}: %{customdata[1]}",
-        showlegend=column == 1,
+        showlegend=place["col"] == 1,
         meta="mean",
         **shared,
     )

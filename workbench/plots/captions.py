@@ -5,6 +5,13 @@ HEADINGS = {
     "layers": "At which layers?",
     "ordering": "Does behaviour follow?",
     "behaviour": "Does behaviour follow?",
+    "significance": "Could it be chance?",
+    "readout": "What does the direction say?",
+    "dose": "How much is enough?",
+    "tradeoff": "What does it buy, and at what price?",
+    "sweep": "Where must one intervene?",
+    "controls": "Is it this direction?",
+    "aftermath": "What comes back after blocking?",
 }
 """Of a part of the report, by the figure that may begin it."""
 
@@ -34,6 +41,44 @@ CAPTIONS = {
     "Right: cross-entropy of held-out task responses. {bars}",
 }
 """By figure; in braces what depends on the data."""
+
+EVIDENCE = {
+    "significance": "Share of the ordinary arm's runs, in percent, in which the alignment of a "
+    "layer at a step is beyond the null; {spread}. {family} Steps of one run are dependent, which "
+    "Holm allows for. White cells would refute the claim: a drift that points nowhere is rejected "
+    "in hardly any run, by any null. None of the nulls sees the shared endpoint.",
+    "dose": "Each quantity at the last step against the strength of an intervention; bands: "
+    "{spread}. Strength 0, ordinary fine-tuning, stands apart on the left, its mean is the dashed "
+    "line. The claim would be refuted if harmfulness stayed on that line while alignment fell, or "
+    "fell only where the task cost rises with it.",
+    "tradeoff": "One mark per arm: its mean at the last step; bars: {spread}. Lower and further "
+    "left is better; the dashed staircase is the Pareto front, of which no arm is better in both, "
+    "and its arms are named. The claim that v_rev matters would be refuted by an anchor, rehearsal "
+    "or control at the same task cost that is no more harmful than block.",
+    "sweep": "One row per set of layers; marks: means at the last step, bars: {spread}; dashed: "
+    "ordinary fine-tuning. Were the layers of no importance all rows would lie together; were they "
+    "all needed, every row but the last would lie on the dashed line.",
+}
+"""Of the figures of the causal evidence."""
+
+TOLD = {
+    "significance": "Each H0 in words, and how many tests it rejects. Below, the same drift "
+    "against directions between other phases: so few directions give no p-value.",
+    "readout": "Change of a token's logit when the residual stream of θ_S moves by one phase gap "
+    "along v_rev, and the preference: the change, in nats per phase gap, of the log-odds of "
+    "engaging over refusing openers, with its one-sided p under an isotropic null. Refuted, at a "
+    "layer, by a preference that is not above 0 or a large p.",
+    "controls": "A control that shares much with v_rev is no control: its cosine should be small, "
+    "and its gradient as large as block's. The claim would be refuted by a control of small cosine "
+    "that lowers harmfulness as much as block does.",
+    "aftermath": "The direction is fitted again with the fine-tuned model T in place of θ_S: "
+    "cosine of the re-fitted with the old v_rev; the gap that is left, ‖H−T‖ over ‖H−S‖, 1 where "
+    "nothing came back; the displacement along v_rev and off it, in phase gaps; the share of "
+    "ordinary fine-tuning's off-direction displacement that this arm has too; and the share of its "
+    "behavioural shift that is there all the same. That blocking one direction blocks the "
+    "reversion would be refuted by shares near 100 %: the shift then returns off the direction.",
+}
+"""Above the tables of the causal evidence."""
 
 NULLS = (
     "Grey: where 98 % of a null's draws lie (±p99). The isotropic null takes a uniformly random "

@@ -8,12 +8,23 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from workbench.errors import ConfigError
-from workbench.plots.style import TITLES, ZERO_LINE, arm_styles, inert, new_figure, number
+from workbench.plots.style import (
+    FAMILIES,
+    TITLES,
+    ZERO_LINE,
+    ArmStyle,
+    family,
+    inert,
+    new_figure,
+    number,
+)
 from workbench.plots.trajectories import (
+    CROWD,
     Source,
     Trajectories,
     last_common_step,
     read_trajectories,
+    source_styles,
 )
 
 ORDER = ("block", "ordinary", "push")
@@ -41,7 +52,7 @@ def ordering(source: Source) -> go.Figure:
     across = {one.arm: one.at(step) for one in x}
     up = {one.arm: 100 * one.at(step) for one in y}
     _join(figure, across, up)
-    _add_points(figure, y, across, up)
+    _add_points(figure, y, across, up, source_styles(source))
     figure.update_xaxes(title_text=TITLES["alignment"], nticks=10, **ZERO_LINE)
     figure.update_yaxes(title_text="harmfulness (% of harmful prompts)", rangemode="tozero")
     return figure
@@ -66,7 +77,8 @@ def cost(summary: Mapping[str, Any]) -> go.Figure:
     if step is None:
         raise ConfigError("No task cost here: it needs an ordinary arm.")
     figure = new_figure(f"What it costs: harmfulness and task cost at step {step}", height=430)
-    _add_points(figure, y, across, {one.arm: 100 * one.at(step) for one in y})
+    up = {one.arm: 100 * one.at(step) for one in y}
+    _add_points(figure, y, across, up, source_styles(summary))
     figure.update_xaxes(title_text="task cost (% of the task gain lost)", **ZERO_LINE)
     figure.update_yaxes(title_text="harmfulness (% of harmful prompts)", rangemode="tozero")
     return figure
@@ -103,12 +115,20 @@ def _join(figure: go.Figure, x: Points, y: Points) -> None:
     )
 
 
-def _add_points(figure: go.Figure, arms: Sequence[Trajectories], x: Points, y: Points) -> None:
-    styles = arm_styles(one.arm for one in arms)
+def _add_points(
+    figure: go.Figure,
+    arms: Sequence[Trajectories],
+    x: Points,
+    y: Points,
+    styles: Mapping[str, ArmStyle],
+) -> None:
+    """Add single runs and means; in a crowd of arms the legend names their families only."""
+    crowded = len(arms) > CROWD
     for one in arms:
         if one.arm not in x or len(x[one.arm]) != len(y[one.arm]):
             continue
         style, name = styles[one.arm], inert(one.arm)
+        group = (family(one.arm) or name) if crowded else name
         across, up = x[one.arm], y[one.arm]
         figure.add_scatter(
             x=across.tolist(),
@@ -118,7 +138,7 @@ def _add_points(figure: go.Figure, arms: Sequence[Trajectories], x: Points, y: P
             customdata=[inert(run) for run in one.runs],
             hovertemplate="%{customdata}: (%{x:.3f}, %{y:.1f} %)",
             name=name,
-            legendgroup=name,
+            legendgroup=group,
             showlegend=False,
             meta="runs",
         )
@@ -137,6 +157,24 @@ def _add_points(figure: go.Figure, arms: Sequence[Trajectories], x: Points, y: P
             },
             hovertemplate=f"mean of {int(both.sum())}: (%{{x:.3f}}, %{{y:.1f}} %)",
             name=name,
-            legendgroup=name,
+            legendgroup=group,
+            showlegend=not crowded,
             meta="mean",
+        )
+    if crowded:
+        _add_families(figure, {(family(one.arm) or one.arm): styles[one.arm] for one in arms})
+
+
+def _add_families(figure: go.Figure, own: Mapping[str, ArmStyle]) -> None:
+    """Add the legend's entries: a click on one hides all its arms."""
+    for name, style in own.items():
+        style = FAMILIES.get(name, style)
+        figure.add_scatter(
+            x=[None],
+            y=[None],
+            mode="markers",
+            marker={"symbol": f"{style.symbol}-open", "size": 10, "color": style.colour},
+            name=inert(name),
+            legendgroup=inert(name),
+            meta="family",
         )

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench import __version__
-from workbench.plots.style import counted, printable
-from workbench.plots.table import Table, to_html
+from workbench.plots.style import counted
 from workbench.plots.trajectories import arm_name
+from workbench.plots.typeset import Table, to_html
 from workbench.runs import Run
+from workbench.text import printable
 
 HASH_LENGTH = 12
 

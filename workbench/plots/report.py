@@ -12,6 +12,7 @@ from typing import Any
 from workbench.errors import RunError
 from workbench.files import write_atomic
 from workbench.plots import captions
+from workbench.plots.evidence import Part, evidence_parts
 from workbench.plots.heatmap import heatmap
 from workbench.plots.page import (
     chooser_html,
@@ -23,10 +24,12 @@ from workbench.plots.page import (
 )
 from workbench.plots.provenance import provenance_html
 from workbench.plots.sections import Section, experiment_sections, introduction, run_sections
-from workbench.plots.style import counted, number, printable
-from workbench.plots.table import arms_table, control_table, note, paper_table, to_html, typeset
+from workbench.plots.style import counted, number
+from workbench.plots.table import arms_table, control_table, note, paper_table
 from workbench.plots.trajectories import arm_name
+from workbench.plots.typeset import to_html, typeset
 from workbench.runs import Run
+from workbench.text import printable
 
 MAX_BYTES = 6_000_000
 """A report is no larger: heat maps that do not fit are left out."""
@@ -64,20 +67,22 @@ def write_report(source: str | Path | Run | Sequence[Run], out: str | Path) -> P
     material = _gather(source)
     summary = material.summary
     sections = run_sections(material.runs) if summary is None else experiment_sections(summary)
-    data = {f"{section.name}-data": figure_json(section.figure) for section in sections}
+    parts = [] if summary is None else evidence_parts(summary)
+    drawn = [*sections, *(part.section for part in parts if part.section)]
+    data = {f"{section.name}-data": figure_json(section.figure) for section in drawn}
     blocks = _figures_html(sections)
+    tables = [_part_html(part) for part in parts]
+    if summary is not None:
+        tables.append(_arms_html(summary))
     room = MAX_BYTES - TEXT_BYTES - RUN_BYTES * len(material.runs)
     room -= len(plotly_script().encode())
-    room -= sum(len(figure.encode()) for figure in data.values())
+    room -= sum(len(text.encode()) for text in (*data.values(), *tables))
     choices, dropped = _choices(material, room)
     if choices:
         data["layers-data"] = _choices_json(choices)
         # Which layers: right after the mean over them.
         blocks.insert(min(1, len(blocks)), _layers_html(choices, dropped, bool(material.p99)))
-    body = [_header(material), *blocks]
-    if summary is not None:
-        body.append(_arms_html(summary))
-    body.append(provenance_html(material.runs, summary))
+    body = [_header(material), *blocks, *tables, provenance_html(material.runs, summary)]
     text = page(material.name, _numbered("\n".join(body)), data)
     write_atomic(Path(out), text.encode("utf-8"))
     return Path(out)
@@ -222,6 +227,17 @@ def _heading(name: str) -> str:
 def _figure_html(section: Section) -> str:
     plot = plot_html(section.name, section.caption, int(section.figure.layout.height))
     return f"<figure>{plot}<figcaption>{typeset(section.caption)}</figcaption></figure>"
+
+
+def _part_html(part: Part) -> str:
+    """A figure, then what its tables say, then the tables."""
+    shown = [f"<h2>{html.escape(part.heading)}</h2>"]
+    if part.section:
+        shown.append(_figure_html(part.section))
+    if part.told:
+        shown.append(f"<p>{typeset(part.told)}</p>")
+    shown += [f'<div class="wide">{to_html(t, css_class=part.name)}</div>' for t in part.tables]
+    return "\n".join(shown)
 
 
 def _layers_html(choices: Sequence[Choice], dropped: int, marked: bool) -> str:

@@ -11,10 +11,11 @@ from workbench.plots import captions
 from workbench.plots.alignment import alignment, sibling
 from workbench.plots.behaviour import behaviour
 from workbench.plots.ordering import cost, ordering, spearman_text
-from workbench.plots.style import counted, printable
-from workbench.plots.table import typeset
+from workbench.plots.style import counted
 from workbench.plots.trajectories import arm_name
+from workbench.plots.typeset import typeset
 from workbench.runs import Run
+from workbench.text import printable
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,15 @@
 
 import html
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import count
+from typing import Any
 
 import plotly.graph_objects as go
+
+from workbench.text import printable
 
 FONT = "Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif"
 INK = "#222222"
@@ -74,21 +78,87 @@ ARMS = {
 }
 """Okabe–Ito colours of the arms of the main job; symbols tell them apart without colour."""
 
-OTHERS = (
-    *(ArmStyle("#56B4E9", "pentagon"), ArmStyle("#F0E442", "star")),
-    *(
-        ArmStyle(style.colour, symbol, dash)
-        for dash in ("dash", "dot")
-        for style, symbol in zip(ARMS.values(), cycle(("hexagon", "bowtie", "star-diamond")))
-    ),
+FAMILIES = ARMS | {
+    "shuffled": ArmStyle("#E69F00", "diamond-tall", "dash"),
+    "orthogonal": ArmStyle("#E69F00", "diamond-wide", "dot"),
+    "refusal": ArmStyle("#8F8C1E", "hexagon"),
+    "drift": ArmStyle("#8F8C1E", "star", "dash"),
+    "ablate": ArmStyle("#56B4E9", "pentagon"),
+    "steer": ArmStyle("#56B4E9", "star-triangle-up", "dash"),
+    "cap": ArmStyle("#56B4E9", "hourglass", "dot"),
+    "project": ArmStyle("#332288", "bowtie"),
+    "anchor-kl": ArmStyle("#882255", "triangle-down"),
+    "anchor-weights": ArmStyle("#882255", "triangle-left", "dot"),
+    "anchor": ArmStyle("#882255", "triangle-right", "longdash"),
+    "rehearse": ArmStyle("#882255", "star-square", "dash"),
+}
+"""Styles by intervention, or for a control by its direction; a colour says which kind of thing.
+
+Orange: directions without meaning; olive: with another meaning; sky blue: edits of the forward
+pass; wine: baselines that know no direction. Members of a kind differ in symbol and dash.
+"""
+
+CONTROLS = ("random", "matched", "refusal", "drift", "shuffled", "orthogonal")
+"""Directions other than v_rev."""
+
+SYMBOLS = (
+    *("circle", "square", "diamond", "cross", "x", "triangle-up", "triangle-down", "pentagon"),
+    *("hexagon", "star", "hourglass", "bowtie"),
 )
-"""Styles of other arms, in the order in which they are named."""
+DASHES = ("dash", "dot", "dashdot", "longdash", "longdashdot")
+OTHERS = (
+    *("#56B4E9", "#882255", "#8F8C1E", "#332288", "#CC79A7", "#009E73", "#E69F00", "#D55E00"),
+    "#0072B2",
+)
+"""Colours of arms of no known family, in the order in which they are named."""
 
 
-def arm_styles(names: Iterable[str]) -> dict[str, ArmStyle]:
-    """Return a style for every arm: its own if it has one, else the next free one."""
-    others = cycle(OTHERS)
-    return {name: ARMS[name] if name in ARMS else next(others) for name in dict.fromkeys(names)}
+def arm_styles(
+    names: Iterable[str], told: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, ArmStyle]:
+    """Return a style for every arm: its family's colour, and a symbol and dash of its own.
+
+    Args:
+        names: All arms of an experiment, so that an arm looks the same in all its figures.
+        told: By arm, `intervention` and `direction`, where they are known.
+    """
+    free: dict[str | None, Iterator[ArmStyle]] = {}
+    styles = {}
+    for name in dict.fromkeys(names):
+        member = family(name, (told or {}).get(name))
+        if name == member:
+            styles[name] = FAMILIES[name]
+        else:
+            styles[name] = next(free.setdefault(member, _variants(member)))
+    return styles
+
+
+def family(name: str, told: Mapping[str, Any] | None = None) -> str | None:
+    """Return whose colour an arm has: `block` for `block:0.5@2`, `anchor` for `anchor-kl:3`.
+
+    Args:
+        name: Of the arm.
+        told: Its `intervention` and `direction`, where they are known.
+    """
+    stem = re.split("[:@]", name)[0]
+    starts = (stem[:end] for end in range(len(stem), 0, -1) if stem[end : end + 1] in ("", "-"))
+    named = next((start for start in starts if start in FAMILIES), None)
+    direction, intervention = ((told or {}).get(key) for key in ("direction", "intervention"))
+    if direction in CONTROLS and not (named or "").startswith(direction):
+        return direction
+    if named is None and intervention == "none":
+        return None
+    return named or (intervention if intervention in FAMILIES else None)
+
+
+def _variants(member: str | None) -> Iterator[ArmStyle]:
+    """Styles of a family's other arms, never solid; of arms of no family, always solid."""
+    colours = (FAMILIES[member].colour,) if member else OTHERS
+    dashes = DASHES if member else ("solid",)
+    for index in count():
+        style = ArmStyle(*(one[index % len(one)] for one in (colours, SYMBOLS, dashes)))
+        if style not in FAMILIES.values():
+            yield style
 
 
 def inert(text: object, *, length: int = 80) -> str:
@@ -97,16 +167,12 @@ def inert(text: object, *, length: int = 80) -> str:
     return html.escape(line if len(line) <= length else line[: length - 1] + "…", quote=False)
 
 
-def printable(text: object) -> str:
-    """Return text from data as one line without control characters."""
-    return "".join(c if c.isprintable() else " " for c in " ".join(str(text).split()))
-
-
 def number(value: float | int | None, digits: int = 3) -> str:
     """Return a number with a true minus sign; undefined is a dash."""
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:.{digits}f}".replace("-", "−")
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def counted(n: int, noun: str) -> str:

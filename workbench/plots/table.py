@@ -1,50 +1,38 @@
 """Tables: our numbers beside the paper's, and all arms, as plain text and as HTML."""
 
-import html
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from workbench.plots.style import counted, number, printable
+from workbench.plots.statistic import Statistic, say, say_interval
+from workbench.plots.style import counted, number
+from workbench.plots.typeset import Table, to_html, to_text
+from workbench.text import printable
 
 SEPARATE = "shared endpoint not separated"
+LAST = "last"
 ARM_COLUMNS = (
-    ("alignment", "alignment", 1, 3),
-    ("sibling", "alignment_sibling", 1, 3),
-    ("along", "along", 1, 3),
-    ("harmful %", "harmfulness", 100, 1),
-    ("broken %", "broken", 100, 1),
-    ("over-refusal %", "over_refusal", 100, 1),
-    ("task loss", "task_loss", 1, 3),
-    ("KL", "kl", 1, 3),
-    ("task cost %", "task_cost", 100, 1),
+    ("alignment, step 1", "alignment", "1", 1, 3),
+    ("alignment, step 20", "alignment", "20", 1, 3),
+    ("alignment", "alignment", LAST, 1, 3),
+    ("sibling", "alignment_sibling", LAST, 1, 3),
+    ("along", "along", LAST, 1, 3),
+    ("across", "across", LAST, 1, 3),
+    ("harmful %", "harmfulness", LAST, 100, 1),
+    ("broken %", "broken", LAST, 100, 1),
+    ("refusal log-odds", "refusal_log_odds", LAST, 1, 2),
+    ("over-refusal %", "over_refusal", LAST, 100, 1),
+    ("task loss", "task_loss", LAST, 1, 3),
+    ("task cost %", "task_cost", LAST, 100, 1),
+    ("KL", "kl", LAST, 1, 3),
 )
-"""Heading, quantity, factor and decimals."""
+"""Heading, quantity, step, factor and decimals."""
 
-MARKUP = {
-    "θ_S′": "θ<sub>S′</sub>",
-    "θ_S": "θ<sub>S</sub>",
-    "θ_H": "θ<sub>H</sub>",
-    "v_rev": "<i>v</i><sub>rev</sub>",
-    " ± ": "\u00a0±\u00a0",
-    " %": "\u00a0%",
-    "n = ": "n\u00a0=\u00a0",
-}
-"""What symbols in plain text become in HTML."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under headings."""
-
-    caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+SHORT = ("alignment", "harmfulness", "task_loss", "task_cost", "over_refusal")
+"""Quantities of the table of arms in a terminal, at the last step."""
 
 
 def table_text(summary: Mapping[str, Any], *, width: int = 100) -> str:
@@ -54,7 +42,7 @@ def table_text(summary: Mapping[str, Any], *, width: int = 100) -> str:
         summary: Of an experiment.
         width: Characters per line; text is wrapped within its column.
     """
-    arms = arms_table(summary, ("alignment", "harmfulness", "task_loss", "task_cost"))
+    arms = arms_table(summary, short=True)
     parts = [
         to_text(paper_table(summary), width),
         to_text(control_table(summary), width),
@@ -109,6 +97,8 @@ def control_table(summary: Mapping[str, Any]) -> Table:
                  f"{between} between lineages, {within} between seeds")
             )  # fmt: skip
     for name, arm in summary["arms"].items():
+        if name in (summary.get("controls") or {}):
+            continue
         if matching := arm.get("matching"):
             rows.append(
                 (f"{name}: share of block's gradient norm that was applied, %",
@@ -125,29 +115,34 @@ def control_table(summary: Mapping[str, Any]) -> Table:
     return Table("Controls that the paper's table does not have", ("control", "here"), tuple(rows))
 
 
-def arms_table(summary: Mapping[str, Any], quantities: Sequence[str] | None = None) -> Table:
-    """Return all arms at the last step: mean ± sd over runs.
+def arms_table(summary: Mapping[str, Any], *, short: bool = False) -> Table:
+    """Return all arms: mean ± sd over runs, the intervals below where there are any.
 
     Args:
         summary: Of an experiment.
-        quantities: Columns, by name in the summary; by default all that there are.
+        short: Only what fits a terminal.
     """
     last = str(summary["steps"])
     columns = [
-        column
-        for column in ARM_COLUMNS
-        if (quantities is None or column[1] in quantities)
-        and any(arm.get(column[1]) for arm in summary["arms"].values())
+        (heading, quantity, last if step == LAST else step, factor, digits)
+        for heading, quantity, step, factor, digits in ARM_COLUMNS
+        if (not short or (quantity in SHORT and step == LAST)) and step != last
     ]
-    rows = []
-    for name, arm in summary["arms"].items():
-        cells = [
-            say(_at(arm.get(quantity), last), factor, digits)
-            for _, quantity, factor, digits in columns
-        ]
-        rows.append((printable(name), *cells))
-    header = ("arm", *(heading for heading, *_ in columns))
-    return Table(f"All arms at step {last}, mean ± sd over runs", header, tuple(rows))
+    columns = [
+        column
+        for column in columns
+        if any(_at(arm.get(column[1]), column[2]) for arm in summary["arms"].values())
+    ]
+    told = [
+        (name, [(_at(arm.get(quantity), step), *form) for _, quantity, step, *form in columns])
+        for name, arm in summary["arms"].items()
+    ]
+    return Table(
+        f"All arms at step {last}, mean ± sd over runs",
+        ("arm", *(heading for heading, *_ in columns)),
+        tuple((printable(name), *(say(*cell) for cell in cells)) for name, cells in told),
+        tuple(("", *(say_interval(*cell) for cell in cells)) for _, cells in told),
+    )
 
 
 def note(summary: Mapping[str, Any]) -> str:
@@ -162,60 +157,7 @@ def note(summary: Mapping[str, Any]) -> str:
     )
 
 
-def say(value: Mapping[str, Any] | None, factor: int = 1, digits: int = 3) -> str:
-    """Return a statistic as `mean ± sd`; a dash where it is undefined."""
-    if value is None or not _known(value.get("mean")):
-        return "–"
-    mean = number(value["mean"] * factor, digits)
-    sd = value.get("sd")
-    return mean if sd is None or not _known(sd) else f"{mean} ± {number(sd * factor, digits)}"
-
-
-def to_text(table: Table, width: int = 100) -> str:
-    """Return a table as lines of at most `width` characters; nothing if it has no rows."""
-    if not table.rows:
-        return ""
-    cells = [tuple(printable(cell) for cell in row) for row in (table.header, *table.rows)]
-    widths = _widths(cells, width)
-    lines = [printable(table.caption)]
-    for index, row in enumerate(cells):
-        wrapped = [textwrap.wrap(cell, room) for cell, room in zip(row, widths, strict=True)]
-        for parts in zip_longest(*wrapped, fillvalue=""):
-            padded = (part.ljust(room) for part, room in zip(parts, widths, strict=True))
-            lines.append("  ".join(padded).rstrip())
-        if index == 0:
-            lines.append("  ".join("─" * room for room in widths))
-    return "\n".join(lines)
-
-
-def to_html(table: Table, *, css_class: str = "") -> str:
-    """Return a table as HTML, all text escaped."""
-    header = "".join(f'<th scope="col">{typeset(cell)}</th>' for cell in table.header)
-    body = "".join(
-        f'<tr><th scope="row">{typeset(row[0])}</th>'
-        + "".join(f"<td>{typeset(cell)}</td>" for cell in row[1:])
-        + "</tr>\n"
-        for row in table.rows
-    )
-    return (
-        f'<table class="{html.escape(css_class)}"><caption>{typeset(table.caption)}</caption>\n'
-        f"<thead><tr>{header}</tr></thead>\n<tbody>\n{body}</tbody></table>"
-    )
-
-
-def typeset(text: str) -> str:
-    """Return text as HTML: escaped, θ and v_rev with subscripts, numbers unbroken at their ±."""
-    escaped = html.escape(printable(text))
-    for plain, markup in MARKUP.items():
-        escaped = escaped.replace(plain, markup)
-    return escaped
-
-
-def _known(value: float | int | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def _at(told: Mapping[str, Any] | None, step: str) -> Mapping[str, Any] | None:
+def _at(told: Mapping[str, Any] | None, step: str) -> Statistic | None:
     """A statistic itself, or the one of this step."""
     if not told or "mean" in told:
         return told or None
@@ -233,11 +175,3 @@ def _spread(
     between = float(grid.mean(axis=1).std(ddof=1))
     within = math.nan if seeds < 2 else float(np.sqrt(grid.var(axis=1, ddof=1).mean()))
     return between, within
-
-
-def _widths(cells: Sequence[Sequence[str]], width: int) -> list[int]:
-    """Column widths that fit: the widest columns give way."""
-    widths = [max(len(row[index]) for row in cells) for index in range(len(cells[0]))]
-    while sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > 8:
-        widths[widths.index(max(widths))] -= 1
-    return widths

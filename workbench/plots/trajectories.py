@@ -8,12 +8,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from workbench.errors import ConfigError
-from workbench.plots.style import ARMS
+from workbench.plots.style import ARMS, ArmStyle, arm_styles
 from workbench.records import SCORE_NAMES, mean_defined
 from workbench.runs import Run
 
 Source = Run | Sequence[Run] | Mapping[str, Any]
 """A run, several, or the summary of an experiment."""
+
+CROWD = 8
+"""More arms than this in one figure could not be told apart."""
 
 FROM_DRIFT = ("alignment", "stacked_alignment", "along", "across")
 STORED_AS = {"alignment": "mean_alignment", "stacked_alignment": "stacked_alignment"}
@@ -79,6 +82,33 @@ def arm_name(run: Run) -> str:
     if isinstance(arm, Mapping) and "name" in arm:
         return str(arm["name"])
     return arm if isinstance(arm, str) else run.id
+
+
+def shown_arms(trajectories: Sequence[Trajectories]) -> frozenset[str]:
+    """Return the arms that a figure shows at once: all, or of a crowd the main job's.
+
+    The others wait in the legend for a click.
+    """
+    arms = [one.arm for one in trajectories]
+    main = [arm for arm in arms if arm in ARMS] or arms[:CROWD]
+    return frozenset(arms if len(set(arms)) <= CROWD else main)
+
+
+def waiting_told(trajectories: Sequence[Trajectories]) -> str:
+    """Return how many arms wait for a click; nothing if all are shown."""
+    n = len({one.arm for one in trajectories} - shown_arms(trajectories))
+    return f"; {n} more arms: click on their names" if n else ""
+
+
+def source_styles(source: Source) -> dict[str, ArmStyle]:
+    """Return a style for every arm of the source, whether or not a figure shows it."""
+    if isinstance(source, Mapping):
+        return arm_styles(source["arms"], source["arms"])
+    told = {}
+    for run in [source] if isinstance(source, Run) else source:
+        arm = run.info.get("config", {}).get("arm")
+        told[arm_name(run)] = arm if isinstance(arm, Mapping) else {}
+    return arm_styles(sorted(told, key=lambda arm: [*ARMS, arm].index(arm)), told)
 
 
 def last_common_step(*trajectories: Sequence[Trajectories]) -> int | None:
