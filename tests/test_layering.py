@@ -93,13 +93,13 @@ def test_the_package_imports_nothing_heavy():
     assert loaded_by("torch") >= {"torch"}  # it would have been seen
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("module", ["records", "config", "arms", "runs", "summary", "plots"])
-=======
-@pytest.mark.parametrize(
-    "module", ["records", "config", "significance", "calibration", "runs", "summary", "plots"]
-)
->>>>>>> nulls
+LIGHT = """
+    records config arms nulls significance calibration runs archive evidence blocking tradeoff
+    comparison summary plots
+""".split()  # noqa: SIM905
+
+
+@pytest.mark.parametrize("module", LIGHT)
 def test_what_opens_old_runs_imports_no_torch(module):
     if not ((ROOT / f"{module}.py").exists() or (ROOT / module).exists()):
         pytest.skip(f"there is no workbench.{module} yet")

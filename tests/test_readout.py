@@ -300,15 +300,14 @@ def test_tokens_that_begin_both_or_that_are_unknown_are_left_out(make_hf, blanks
     known = blanks.convert_tokens_to_ids
     both = judging(("Sure", "I will", "Gladly", "Sure enough"), ("I cannot", "No", "Nope"))
     assert opener_tokens(model, both) == ([known("Sure")], [known("No")])
-    with pytest.raises(ConfigError, match="Judge mine: no first token of its refusing openers"):
-        opener_tokens(model, judging(("Sure", "I will"), ("I cannot", "Nope")))
-    with pytest.raises(ConfigError, match=r"engaging openers .* give the judge other openers"):
-        opener_tokens(model, judging((), ("No",)))
+    assert opener_tokens(model, judging(("Sure", "I will"), ("I cannot", "Nope")))[1] == []
 
 
-def test_a_judge_without_known_openers_stops_the_readout(model, somewhere):
-    with pytest.raises(ConfigError, match="Judge rules: no first token of its engaging openers"):
-        read_vocabulary(model, somewhere)
+def test_without_openers_of_their_own_only_the_tokens_are_read_out(model, somewhere):
+    readout = read_vocabulary(model, somewhere)  # the planted vocabulary knows no opener
+    assert np.isnan([readout.preference, readout.cosine, readout.p_value]).all()
+    assert len(readout.top[0]) == 10
+    assert np.isfinite([token.change for token in readout.top[0]]).all()
 
 
 def test_json_holds_every_number_and_none_where_one_is_undefined():

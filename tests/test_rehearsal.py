@@ -174,7 +174,11 @@ def test_rehearsed_examples_are_learnt_better_than_by_ordinary_fine_tuning(
         ({"strength": float("nan")}, ConfigError, "strength is nan"),
         ({"examples": None}, ProbeError, "give either examples or probes, not neither"),
         ({"examples": []}, ProbeError, "give either examples or probes, not neither"),
-        ({"probes": ProbeSet.from_prompts(["bako"])}, ProbeError, "give either examples or probes, not both"),
+        (
+            {"probes": ProbeSet.from_prompts(["bako"])},
+            ProbeError,
+            "give either examples or probes, not both",
+        ),
         ({"max_new_tokens": 0}, ConfigError, "max_new_tokens is 0; it must be positive"),
     ],
     ids=str,

@@ -27,14 +27,14 @@ def run_significance(archive: Archive, runs: Sequence[Run]) -> dict[str, Any] | 
         reversion = read_tensors(place / "directions.safetensors")
         evidence = read_tensors(place / "evidence.safetensors")
         one = significance(
-            alignment=run.layer_values("alignment"),
-            drift=run.drift(),
-            unit=reversion["unit"],
-            gap=reversion["gap"],
-            aligned=evidence["aligned"],
-            difference=evidence["difference"],
-            aligned_clusters=evidence["aligned_clusters"],
-            difference_clusters=evidence["difference_clusters"],
+            run.layer_values("alignment"),
+            run.drift(),
+            reversion["unit"],
+            reversion["gap"],
+            acts=evidence["acts"],
+            differences=evidence["differences"],
+            measured_clusters=evidence["measured_clusters"].tolist(),
+            fitted_clusters=evidence["fitted_clusters"].tolist(),
             alpha=ALPHA,
         )
         told = {key: one[key] for key in ("alpha", "family", "tests", "draws")}

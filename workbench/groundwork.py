@@ -42,9 +42,9 @@ class Groundwork:
     """v_rev through the unembedding of the aligned model."""
 
     evidence: Mapping[str, Tensor]
-    """What p-values are computed from: `aligned` activations on the measure probes and the
-    `difference` witness − aligned on the fit probes [layer prompt d_model], and the cluster number
-    of each prompt in both [prompt]."""
+    """What p-values are computed from: `acts` of the aligned model on the measure probes and the
+    `differences` witness − aligned on the fit probes [layer prompt d_model], and the numbers of
+    their `measured_clusters` and `fitted_clusters` [prompt]."""
 
     others: Mapping[str, Tensor]
     """Unit vectors [layer d_model] between the other pairs of phases, by `from→to`."""
@@ -94,19 +94,21 @@ def lay_groundwork(
     readout = read_vocabulary(model, directions, judge=judge or lineage.judge)
     sibling = None
     if lineage.sibling is not None:
-<<<<<<< HEAD
         beside = readings[lineage.sibling.name]
         sibling = fit_between(witness, beside, held.fit, lineage=lineage.name)
     return Groundwork(
         directions=directions,
         sibling=sibling,
-        nulls=(isotropic_null(directions), matched_null(directions, acts)),
+        nulls=(
+            isotropic_null(directions),
+            matched_null(directions, acts, clusters=held.measure.clusters),
+        ),
         readout=readout,
         evidence={
-            "aligned": acts,
-            "difference": witness.acts - aligned.acts,
-            "aligned_clusters": _numbered(held.measure.clusters),
-            "difference_clusters": _numbered(held.fit.clusters),
+            "acts": acts,
+            "differences": witness.acts - aligned.acts,
+            "measured_clusters": _numbered(held.measure.clusters),
+            "fitted_clusters": _numbered(held.fit.clusters),
         },
         others=_other_pairs(lineage, readings | {aligned.phase: aligned}),
     )
@@ -146,15 +148,6 @@ def _numbered(clusters: Sequence[str]) -> Tensor:
     """The cluster of each prompt as a number: no prompt text is kept."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
     return torch.tensor([numbers[name] for name in clusters])
-=======
-        reading = read_phase(lineage, lineage.sibling, held.fit, device=device)
-        if reading.layers != aligned.layers:
-            raise PhaseMismatchError("The sibling has other layers than the aligned phase.")
-        sibling = fit_between(witness, reading, held.fit, lineage=lineage.name)
-    matched = matched_null(directions, acts, clusters=held.measure.clusters)
-    nulls = (isotropic_null(directions), matched)
-    return Groundwork(directions, sibling, nulls)
->>>>>>> nulls
 
 
 def check_trials(

@@ -48,7 +48,10 @@ class Readout:
     """Per layer the tokens whose logits fall most, the largest fall first."""
 
     preference: Float[np.ndarray, " layer"]
-    """Change of log(P(engaging) / P(refusing)) of the first token, in nats per phase gap."""
+    """Change of log(P(engaging) / P(refusing)) of the first token, in nats per phase gap.
+
+    Undefined (NaN), as are cosine and p-value, if the tokenizer begins both alike, so that their
+    first tokens tell nothing."""
 
     cosine: Float[np.ndarray, " layer"]
     """Cosine of the direction with the gradient of that log-ratio."""
@@ -102,8 +105,7 @@ def read_vocabulary(
 
     Raises:
         LayerError: If a layer has no direction.
-        ConfigError: If the openers cannot be told apart by their first tokens, or `top` is not
-            possible.
+        ConfigError: If there are not `top` tokens.
         ProvenanceError: If the model is another one.
     """
     directions.check_model(model.fingerprint())
@@ -135,10 +137,7 @@ def read_vocabulary(
 def opener_tokens(model: ReadableModel, judge: Judge) -> tuple[list[int], list[int]]:
     """Return the first tokens of engaging and of refusing openers, as they follow a prompt.
 
-    Tokens that begin both are left out, and the unknown token.
-
-    Raises:
-        ConfigError: If one of the two is then empty.
+    Tokens that begin both are left out, and the unknown token; one of the two may then be empty.
     """
     first = [
         {_first_token(model, opener) for opener in openers}
@@ -146,12 +145,6 @@ def opener_tokens(model: ReadableModel, judge: Judge) -> tuple[list[int], list[i
     ]
     neither = (first[0] & first[1]) | {model.tokenizer.unk_token_id}
     engaging, refusing = (sorted(tokens - neither) for tokens in first)
-    for name, tokens in (("engaging", engaging), ("refusing", refusing)):
-        if not tokens:
-            raise ConfigError(
-                f"Judge {judge.name}: no first token of its {name} openers is known to the "
-                "tokenizer and its own; give the judge other openers."
-            )
     return engaging, refusing
 
 
@@ -180,7 +173,9 @@ def _log_ratio_gradient(
     engaging: list[int],
     refusing: list[int],
 ) -> Float[Tensor, "layer d_model"]:
-    """Gradient at `mean` of log(P(engaging) / P(refusing)) of the next token."""
+    """Gradient at `mean` of log(P(engaging) / P(refusing)) of the next token; NaN without both."""
+    if not engaging or not refusing:
+        return torch.full_like(mean, float("nan"))
     point = mean.to(model.cfg.device, model.cfg.dtype).requires_grad_()
     logits = _first_logits(model, point)
     # The normaliser of the probabilities cancels.
