@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 
 from workbench.arms import Arm, standard_arms
 from workbench.config import Recipe
-from workbench.records import SCORE_NAMES, Drift, Estimate, Scores, StepRecord
+from workbench.records import SCORE_NAMES, Auxiliary, Drift, Estimate, Scores, StepRecord
 from workbench.runs import RunStore
 from workbench.summary import summarise
 
@@ -18,6 +18,7 @@ N_LAYERS, D_MODEL, N_PROMPTS = 5, 16, 6
 STARTS = {"ordinary": 0.25, "push": 0.72}
 ENDS = {"ordinary": 0.62, "block": -0.32, "push": 0.84, "random": 0.6, "matched": 0.5}
 HARM = {"ordinary": 0.55, "block": 0.14, "push": 0.93, "random": 0.57, "matched": 0.47}
+SCALES = {"matched": 0.5}
 ARMS = ("ordinary", "block", "push", "random", "matched")
 
 
@@ -118,7 +119,8 @@ def write_run(run, arm, seed):
     for step, cosines in zip(STEPS, alignment, strict=True):
         drift = planted_drift(cosines, step)
         scores = planted_scores(arm, seed, step) if step in EVALUATED else None
-        run.append(StepRecord(step, 4.0, 1e-5, 1.0, drift=drift, scores=scores))
+        told = {} if arm == "ordinary" else {"block": Auxiliary(0.1, 2.0, SCALES.get(arm, 1.0))}
+        run.append(StepRecord(step, 4.0, 1e-5, 1.0, told, drift, scores))
     run.finish()
     return run
 

@@ -13,9 +13,8 @@ from workbench.arms import choose_arms, standard_arms
 from workbench.config import Recipe
 from workbench.directions import ReversionDirections, fit_directions
 from workbench.errors import ConfigError, DivergedError, RunError, WorkbenchError
-from workbench.experiment import run_experiment
+from workbench.experiment import Experiment, run_experiment
 from workbench.inputs import Inputs
-from workbench.runs import Run
 from workbench.summary import summarise
 
 RECIPE = Recipe(steps=5, learning_rate=1e-3, batch_size=4)
@@ -271,9 +270,7 @@ def test_arms_of_every_kind_run_and_the_summary_tells_all_the_evidence(run, tmp_
     options = {"seeds": (0,), "recipe": replace(RECIPE, steps=2)}
     found = run(tmp_path / "all", arms=arms, **options).summary
     assert set(found["arms"]) == {arm.name for arm in arms}
-    runs = {
-        name: Run(tmp_path / "all/runs" / arm["runs"][0]) for name, arm in found["arms"].items()
-    }
+    runs = {one.info["config"]["arm"]["name"]: one for one in Experiment(tmp_path / "all", {}).runs}
     # Step 1 is taken on the same batch; only edits and rehearsal change what its loss is.
     losses = {name: one.lines[1]["loss"] for name, one in runs.items()}
     same = {name for name, loss in losses.items() if loss == losses["ordinary"]}
