@@ -4,7 +4,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
 
 import torch
 from einops import einsum
@@ -32,6 +31,9 @@ class Edit(ABC):
     positions: str
     """One of `POSITIONS`."""
 
+    vector: Float[Tensor, "layer d_model"]
+    """What the stream is moved along."""
+
     @abstractmethod
     def change(
         self,
@@ -48,7 +50,7 @@ class Edit(ABC):
                 use it; by default that of `resid`.
         """
 
-    def on(self, device: torch.device, dtype: torch.dtype) -> Self:
+    def on(self, device: torch.device, dtype: torch.dtype) -> "Edit":
         """Return the same edit with its tensors on a device, in a precision."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         tensors = {key: value for key, value in values.items() if isinstance(value, Tensor)}
@@ -57,9 +59,8 @@ class Edit(ABC):
 
 @dataclass(frozen=True)
 class Ablation(Edit):
-    """Bring the coordinate along a direction to m + (1−s)(c−m)."""
+    """Bring the coordinate along a unit vector to m + (1−s)(c−m)."""
 
-    unit: Float[Tensor, "layer d_model"]
     centre: Float[Tensor, " layer"]
     """m, where full ablation puts the coordinate, in residual-stream units."""
 
@@ -67,7 +68,7 @@ class Ablation(Edit):
         self, row: int, resid: Float[Tensor, "batch pos d_model"]
     ) -> Float[Tensor, "batch pos"]:
         """Return ⟨h, v⟩ at every position."""
-        return resid @ self.unit[row]
+        return resid @ self.vector[row]
 
     def change(
         self,
@@ -79,15 +80,12 @@ class Ablation(Edit):
         arriving, centre = self.coordinate(row, resid), self.centre[row]
         away = (arriving if coordinate is None else coordinate) - centre
         target = centre + (1 - self.strength) * away
-        return (target - arriving)[..., None] * self.unit[row]
+        return (target - arriving)[..., None] * self.vector[row]
 
 
 @dataclass(frozen=True)
 class Steering(Edit):
-    """Add a vector, the same at every position."""
-
-    offset: Float[Tensor, "layer d_model"]
-    """What each layer adds to what the layers before it added, strength included."""
+    """Add a vector, strength included, the same at every position."""
 
     def change(
         self,
@@ -96,14 +94,13 @@ class Steering(Edit):
         coordinate: Float[Tensor, "batch pos"] | None,  # noqa: ARG002
     ) -> Float[Tensor, " d_model"]:
         """Return the vector."""
-        return self.offset[row]
+        return self.vector[row]
 
 
 @dataclass(frozen=True)
 class Capping(Edit):
-    """Take away what the coordinate along a direction has above a ceiling."""
+    """Take away what the coordinate along a unit vector has above a ceiling."""
 
-    unit: Float[Tensor, "layer d_model"]
     ceiling: Float[Tensor, " layer"]
     """τ, in residual-stream units."""
 
@@ -114,8 +111,8 @@ class Capping(Edit):
         coordinate: Float[Tensor, "batch pos"] | None,  # noqa: ARG002
     ) -> Float[Tensor, "batch pos d_model"]:
         """Return −s·relu(⟨h, v⟩ − τ)·v."""
-        excess = (resid @ self.unit[row] - self.ceiling[row]).relu()
-        return -self.strength * excess[..., None] * self.unit[row]
+        excess = (resid @ self.vector[row] - self.ceiling[row]).relu()
+        return -self.strength * excess[..., None] * self.vector[row]
 
 
 def ablate(
