@@ -9,6 +9,11 @@ import torch
 
 from workbench.activations import read_activations, read_moments
 from workbench.directions import fit_directions_from
+<<<<<<< HEAD
+=======
+from workbench.editing import intervene
+from workbench.edits import ablate, cap, steer
+>>>>>>> edits
 from workbench.encoding import encode
 from workbench.errors import CheckpointError, ConfigError
 from workbench.finetune import FineTuning
@@ -66,6 +71,7 @@ def test_an_edit_changes_the_logits_of_a_bridge_as_of_the_model_itself(pair, tok
     assert (logits[0] - plain[0]).abs().max() > 0.01
 
 
+<<<<<<< HEAD
 def test_the_vocabulary_readout_of_a_bridge_is_that_of_the_model_itself(pair, probes):
     judge = Judge("mine", lambda prompt, answer: "comply", ("bako",), ("delu",))  # noqa: ARG005
     acts = read_activations(pair[0], probes)
@@ -76,6 +82,40 @@ def test_the_vocabulary_readout_of_a_bridge_is_that_of_the_model_itself(pair, pr
         changes = [{token.id: token.change for token in tokens} for tokens in (one, other)]
         assert changes[1] == pytest.approx(changes[0], abs=1e-3)
     assert abs(ours.preference).max() > 0.01
+=======
+@pytest.mark.parametrize("positions", ["all", "last"])
+def test_a_bridge_is_ablated_steered_and_capped_as_the_model_itself(pair, tokens, positions):
+    witness, aligned = torch.randn(2, 3, 6, 32, dtype=torch.float64)
+    arrows = fit_directions_from(witness + 1, aligned)
+    mask = torch.ones_like(tokens)
+    mask[0, 5:] = 0
+    real = mask.bool()
+    for edit in (
+        ablate(arrows, strength=0.4, positions=positions),
+        steer(arrows, strength=0.5, positions=positions),
+        cap(arrows, positions=positions, ceiling=torch.zeros(3)),
+    ):
+        logits = []
+        for one in pair:
+            with torch.no_grad(), intervene(one, edit):
+                logits.append(one(tokens, mask)[real])
+        close(logits[1], logits[0])
+        with torch.no_grad():
+            assert (logits[1] - pair[1](tokens, mask)[real]).abs().max() > 1e-2
+
+
+def test_a_bridge_with_a_cache_or_text_is_not_edited_by_guess(pair, tokens):
+    _, guest = pair
+    arrows = fit_directions_from(*torch.randn(2, 3, 6, 32, dtype=torch.float64))
+    partly = ablate(arrows, strength=0.4, positions="all")
+    with intervene(guest, partly):
+        with pytest.raises(ConfigError, match="or run without a cache"):
+            guest.lens.generate(tokens, max_new_tokens=2, verbose=False, use_past_kv_cache=True)
+        guest.lens.generate(tokens, max_new_tokens=2, verbose=False, use_past_kv_cache=False)
+    last = steer(arrows, strength=0.4, positions="last")
+    with intervene(guest, last), pytest.raises(ConfigError, match="padded out of sight"):
+        guest.lens(["bako", "bako delu"])
+>>>>>>> edits
 
 
 def test_a_guest_gets_its_mode_back(pair):

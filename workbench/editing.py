@@ -125,6 +125,11 @@ def intervene(model: ReadableModel, *edits: Edit) -> Iterator[None]:
     chosen = [edit for edit in edits if edit.strength != 0]
     for edit in chosen:
         check_layers(list(edit.layers), model.cfg.n_layers)
+        if (width := edit.vector.shape[1]) != model.cfg.d_model:
+            raise ConfigError(
+                f"The directions are {width} wide and the model's stream {model.cfg.d_model}; "
+                "take directions of this model's lineage."
+            )
     entry = model.lens if isinstance(model, GuestModel) else model.hf.get_decoder()
     if entry in _edited:
         raise ConfigError("Edits are on this model already; give all of them to one intervene.")
@@ -162,18 +167,19 @@ class _EditedForward:
             yield
 
     def _before(self, entry: nn.Module, args: tuple, kwargs: dict) -> None:
-        call = self.signature.bind(*args, **kwargs)
-        self.mask = call.arguments.get("attention_mask")
+        call = dict(self.signature.bind(*args, **kwargs).arguments)
+        call |= call.pop("kwargs", {})
+        self.mask = call.get("attention_mask")
         if self.mask is None and any(isinstance(one, str | list) for one in args):
             raise ConfigError("Text is padded out of sight; give tokens and their attention mask.")
         if self.hooks.readers:
             if isinstance(self.model, GuestModel):
-                _refuse_cache({**call.arguments, **call.arguments.get("kwargs", {})})
-            elif call.arguments.get("past_key_values") is not None:
-                call.arguments["past_key_values"] = self._twin(call.arguments["past_key_values"])
+                _refuse_cache(call)
+            elif call.get("past_key_values") is not None:
+                call["past_key_values"] = self._twin(call["past_key_values"])
             with self.hooks.reading_unedited(entry):
                 # Past __call__, so that no hook of the whole forward sees this one.
-                entry.forward(*call.args, **call.kwargs)
+                entry.forward(**call)
         self.running = True
 
     def _after(self, entry: nn.Module, args: tuple, output: Any) -> None:  # noqa: ARG002

@@ -31,6 +31,9 @@ class Edit(ABC):
     positions: str
     """One of `POSITIONS`."""
 
+    vector: Float[Tensor, "layer d_model"]
+    """What the stream is moved along."""
+
     @abstractmethod
     def change(
         self,
@@ -56,9 +59,8 @@ class Edit(ABC):
 
 @dataclass(frozen=True)
 class Ablation(Edit):
-    """Bring the coordinate along a direction to m + (1−s)(c−m)."""
+    """Bring the coordinate along a unit vector to m + (1−s)(c−m)."""
 
-    unit: Float[Tensor, "layer d_model"]
     centre: Float[Tensor, " layer"]
     """m, where full ablation puts the coordinate, in residual-stream units."""
 
@@ -66,7 +68,7 @@ class Ablation(Edit):
         self, row: int, resid: Float[Tensor, "batch pos d_model"]
     ) -> Float[Tensor, "batch pos"]:
         """Return ⟨h, v⟩ at every position."""
-        return resid @ self.unit[row]
+        return resid @ self.vector[row]
 
     def change(
         self,
@@ -78,15 +80,12 @@ class Ablation(Edit):
         arriving, centre = self.coordinate(row, resid), self.centre[row]
         away = (arriving if coordinate is None else coordinate) - centre
         target = centre + (1 - self.strength) * away
-        return (target - arriving)[..., None] * self.unit[row]
+        return (target - arriving)[..., None] * self.vector[row]
 
 
 @dataclass(frozen=True)
 class Steering(Edit):
-    """Add a vector, the same at every position."""
-
-    offset: Float[Tensor, "layer d_model"]
-    """What each layer adds to what the layers before it added, strength included."""
+    """Add a vector, strength included, the same at every position."""
 
     def change(
         self,
@@ -95,14 +94,13 @@ class Steering(Edit):
         coordinate: Float[Tensor, "batch pos"] | None,  # noqa: ARG002
     ) -> Float[Tensor, " d_model"]:
         """Return the vector."""
-        return self.offset[row]
+        return self.vector[row]
 
 
 @dataclass(frozen=True)
 class Capping(Edit):
-    """Take away what the coordinate along a direction has above a ceiling."""
+    """Take away what the coordinate along a unit vector has above a ceiling."""
 
-    unit: Float[Tensor, "layer d_model"]
     ceiling: Float[Tensor, " layer"]
     """τ, in residual-stream units."""
 
@@ -113,8 +111,8 @@ class Capping(Edit):
         coordinate: Float[Tensor, "batch pos"] | None,  # noqa: ARG002
     ) -> Float[Tensor, "batch pos d_model"]:
         """Return −s·relu(⟨h, v⟩ − τ)·v."""
-        excess = (resid @ self.unit[row] - self.ceiling[row]).relu()
-        return -self.strength * excess[..., None] * self.unit[row]
+        excess = (resid @ self.vector[row] - self.ceiling[row]).relu()
+        return -self.strength * excess[..., None] * self.vector[row]
 
 
 def ablate(
