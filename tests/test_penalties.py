@@ -97,6 +97,108 @@ def test_loss_and_gradient_are_those_of_the_formula(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * largest.item())
 
 
+@pytest.fixture
+def further(directions):
+    """Return two more directions per layer, one of them near the first."""
+    generator = torch.Generator().manual_seed(4)
+    noise = torch.randn(2, *directions.unit.shape, generator=generator, dtype=torch.float64)
+    near, other = directions.unit + 0.1 * noise[0], noise[1]
+    return tuple(
+        replace(directions.with_unit(unit), gap=directions.gap * scale)
+        for unit, scale in ((near, 0.5), (other, 2.0))
+    )
+
+
+@pytest.mark.parametrize("hinge", ["prompt", "mean", "none"])
+@pytest.mark.parametrize("rank", [1, 2, 3, None])
+def test_a_subspace_is_penalised_by_the_sum_over_its_directions(
+    moved, read, aligned_model, directions, further, splits, rank, hinge
+):
+    model, move = moved
+    setting = Block(
+        directions, strength=3.0, probes=splits[1], hinge=hinge, further=further, rank=rank
+    )
+    assert setting.sources == (directions, *further)[: rank or 3]
+    active = start(setting, model)
+    move()
+    with torch.no_grad():
+        before = read(aligned_model, splits[1]).double()
+    shift = read(model, splits[1]).double() - before
+    expected = torch.zeros((), dtype=torch.float64)
+    for source in (directions, *further)[: rank or 3]:
+        along = (shift * source.unit[:, None]).sum(-1) / source.gap[:, None]
+        assert along.min() < -0.001 < 0.001 < along.max()
+        if hinge == "mean":
+            along = along.mean(dim=1, keepdim=True)
+        if hinge != "none":
+            along = along.clamp(min=0)
+        expected = expected + 3.0 * (along**2).mean(dim=1).sum()
+    ours = active.penalty(model)
+    assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
+    weights = list(model.hf.parameters())
+    gradients = [torch.autograd.grad(loss, weights, allow_unused=True) for loss in (ours, expected)]
+    largest = max(g.abs().max().item() for g in gradients[1] if g is not None)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * largest)
+
+
+def test_rank_one_is_block_without_further_directions_bit_for_bit(
+    moved, directions, further, splits
+):
+    model, move = moved
+    plain = Block(directions, strength=3.0, probes=splits[1], batch_size=4)
+    settings = plain, replace(plain, further=further, rank=1), replace(plain, further=further)
+    actives = [start(setting, model) for setting in settings]
+    move()
+    first, same, more = (active.penalty(model).item() for active in actives)
+    assert first == same != more
+
+
+def test_a_two_sided_block_punishes_both_ways_and_a_hinge_only_one(moved, directions, splits):
+    model, move = moved
+    turned = directions.with_unit(-directions.unit)
+    sides = [
+        start(Block(source, strength=1.0, probes=splits[1], hinge=hinge), model)
+        for source in (directions, turned)
+        for hinge in ("prompt", "none")
+    ]
+    move()
+    there, both, back, both_back = (active.penalty(model).item() for active in sides)
+    assert min(there, back) > 1e-5
+    assert both == pytest.approx(there + back, rel=1e-5)
+    assert both_back == pytest.approx(both, rel=1e-5)
+
+
+def test_a_subspace_block_stops_motion_along_each_of_its_directions(
+    lineage, tune, read, directions, splits
+):
+    with torch.no_grad():
+        before = read(lineage.load_model(lineage.aligned), splits[1])
+
+    def train(block=None):
+        model = lineage.load_model(lineage.aligned)
+        list(tune(model, intervention=block, steps=15))
+        with torch.no_grad():
+            return (read(model, splits[1]) - before).mean(dim=1).double()
+
+    def along(drift, source):
+        return ((drift * source.unit).sum(-1) / source.gap).max().item()
+
+    free = train()
+    # Two orthogonal directions of which training is known to take both: half of the drift each.
+    halves = torch.zeros_like(free), torch.zeros_like(free)
+    for part, half in enumerate(halves):
+        half[:, part::2] = free[:, part::2]
+    one, other = (directions.with_unit(half) for half in halves)
+    single = Block(one, strength=100.0, probes=splits[1])
+    alone, both = train(single), train(replace(single, further=(other,)))
+    assert min(along(free, one), along(free, other)) > 0.3
+    assert along(alone, one) < 0.3 * along(free, one)
+    assert along(alone, other) > 0.5 * along(free, other)
+    assert along(both, one) < 0.3 * along(free, one)
+    assert along(both, other) < 0.3 * along(free, other)
+
+
 @pytest.mark.parametrize("position", [-2, "prompt_mean"])
 def test_the_penalty_reads_where_the_direction_was_fitted(
     moved, reference, directions, splits, position
@@ -206,6 +308,17 @@ def test_settings_that_make_no_sense_are_refused(
     kind(directions, **good)
     with pytest.raises(error, match=f"{kind.name}.* {message}|{kind.name}: {message}"):
         kind(directions, **good | settings)
+
+
+@pytest.mark.parametrize(
+    ("rank", "count", "allowed"), [(0, 2, "1 to 3"), (4, 2, "1 to 3"), (2, 0, "1 to 1")]
+)
+def test_a_rank_that_the_directions_do_not_have_is_refused(
+    directions, further, splits, rank, count, allowed
+):
+    with pytest.raises(ConfigError, match=rf"block: rank is {rank}; .* may be {allowed}"):
+        Block(directions, probes=splits[1], further=further[:count], rank=rank)
+    Block(directions, probes=splits[1], further=further[:count], rank=1 + count)
 
 
 def test_an_intervention_of_strength_zero_is_none(directions, splits):
