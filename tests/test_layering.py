@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[1] / "workbench"
 ORDER = """
     errors text paper files locks resources states batches dropout bootstrap progress
     config records models loading phases probes inputs encoding activations phase_reading
-    directions drift measurement isotropic nulls significance calibration controls losses generation
-    interventions penalties updates finetune judges evaluation runs trial groundwork summary
-    experiment plots widgets doctor
+    directions drift measurement isotropic nulls significance worlds calibration controls losses
+    generation interventions penalties updates finetune judges evaluation runs trial groundwork
+    summary experiment plots widgets doctor
     commands cli
     __main__
 """.split()  # noqa: SIM905
