@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import special
 
+from workbench.errors import ConfigError
 from workbench.nulls import PValues, isotropic_null, matched_null, sign_flip
 from workbench.significance import holm
 from workbench.worlds import WORLDS, Size, Trial
@@ -81,7 +82,16 @@ def calibrate(
         size: Layers, prompts and width of a lineage.
         worlds: Names of the worlds to simulate; by default all.
         tell: Told the name of each world before it is simulated.
+
+    Raises:
+        ConfigError: If there are fewer than 2 simulations, a negative seed or an unknown world.
     """
+    if simulations < 2 or seed < 0:
+        raise ConfigError(
+            f"{simulations} simulations with seed {seed}: give at least 2, and a seed from 0 on."
+        )
+    if unknown := [name for name in worlds if name not in WORLDS]:
+        raise ConfigError(f"No worlds {unknown}; there are {', '.join(WORLDS)}.")
     size = size or Size()
     counts, alignments, tested = [], [], ()
     for name in worlds:
@@ -143,7 +153,7 @@ def table_text(calibration: Calibration) -> str:
     lines += [
         "",
         f"* a world of the null's own H0: {100 * calibration.alpha:g} % is expected, "
-        f"{low:.1f} to {high:.1f} % is chance",
+        f"{low:.1f} to {high:.1f} % is chance (isotropic: a mean is tested as if layers were one)",
         *(f"H0 {null}: {h0}" for null, h0 in zip(NULLS, calibration.h0, strict=True)),
         *(f"{name}: {WORLDS[name].about}" for name in calibration.worlds),
     ]
