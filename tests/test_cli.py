@@ -19,6 +19,7 @@ from workbench.runs import Run
 
 COMMANDS = (
     "demo", "directions", "finetune", "experiment", "evaluate", "report", "organism", "doctor",
+    "calibrate",
 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Nulls reject as often as they say in their own world, and find what is planted."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 from scipy import stats
 
 from workbench.directions import fit_directions_from
-from workbench.nulls import isotropic_null, matched_null
+from workbench.errors import ProbeError
+from workbench.nulls import draws_needed, isotropic_null, matched_null, other_phases
 from workbench.records import cosine
 
 LAYERS, PROMPTS, WIDTH = 2, 48, 32
@@ -97,34 +99,89 @@ def test_isotropic_p_values_are_uniform_in_their_own_world():
     assert null.aggregate_p_value(null.aggregate_p99) == pytest.approx(0.01)
 
 
-def test_one_matched_draw_is_a_gaussian_sum_over_prompts_of_centred_activations(anisotropic):
+def test_one_matched_draw_is_a_gaussian_sum_over_prompts_with_its_part_along_v_rev_widened(
+    anisotropic,
+):
     directions, acts = anisotropic
     null = matched_null(directions, acts, draws=50, seed=3)
-    weights = torch.randn(
-        50, PROMPTS, generator=torch.Generator().manual_seed(3), dtype=torch.float64
-    )
-    expected = np.empty((50, LAYERS))
+    gaussian, chi = np.random.default_rng(3).spawn(2)
+    weights, chosen = gaussian.normal(size=(50, PROMPTS)), chi.chisquare(PROMPTS - 1, size=50)
     for draw in range(50):
         for layer in range(LAYERS):
-            vector = torch.zeros(WIDTH, dtype=torch.float64)
+            unit = directions.unit[layer].numpy()
+            resid = acts[layer].double().numpy()
+            vector = np.zeros(WIDTH)
             for prompt in range(PROMPTS):
-                centred = acts[layer, prompt].double() - acts[layer].double().mean(dim=0)
-                vector += weights[draw, prompt] * centred  # the same weight at all layers
-            expected[draw, layer] = directions.unit[layer] @ vector / vector.norm()
-    assert np.allclose(null.layer_draws, np.sort(expected, axis=0), atol=1e-9)
-    assert np.allclose(null.aggregate_draws, np.sort(expected.mean(axis=1)), atol=1e-9)
-    assert np.allclose(null.p99, np.quantile(expected, 0.99, axis=0))
-    assert null.aggregate_p99 == pytest.approx(np.quantile(expected.mean(axis=1), 0.99))
+                vector += weights[draw, prompt] * (resid[prompt] - resid.mean(axis=0))
+            along = (vector @ unit) * unit
+            widened = vector - along + along * np.sqrt((PROMPTS - 1) / chosen[draw])
+            expected = widened @ unit / np.linalg.norm(widened)
+            assert null.sample[draw, layer] == pytest.approx(expected, abs=1e-9)
+    assert np.allclose(null.p99, np.quantile(null.sample, 0.99, axis=0))
+    assert null.aggregate_p99 == pytest.approx(np.quantile(null.sample.mean(axis=1), 0.99))
 
 
-def test_a_matched_null_is_the_same_for_the_same_seed_and_in_chunks(anisotropic, monkeypatch):
-    once = matched_null(*anisotropic, draws=300)
-    monkeypatch.setattr("workbench.nulls.CHUNK", 100)
-    chunks = matched_null(*anisotropic, draws=300)
-    assert np.allclose(once.layer_draws, chunks.layer_draws, atol=1e-12)
-    assert not np.allclose(
-        once.layer_draws, matched_null(*anisotropic, draws=300, seed=1).layer_draws
+def test_a_matched_null_is_the_same_for_the_same_seed_in_chunks_and_from_arrays(
+    anisotropic, monkeypatch
+):
+    directions, acts = anisotropic
+    once = matched_null(directions, acts, draws=300)
+    other = matched_null(directions, acts, draws=300, seed=1)
+    assert not np.allclose(once.sample, other.sample)
+    arrays = SimpleNamespace(unit=directions.unit.numpy())
+    assert np.array_equal(matched_null(arrays, acts.numpy(), draws=300).sample, once.sample)
+    monkeypatch.setattr("workbench.nulls.CHUNK", 101)
+    assert np.allclose(matched_null(directions, acts, draws=300).sample, once.sample, atol=1e-12)
+
+
+def test_clusters_leave_fewer_degrees_of_freedom_and_the_same_covariance(anisotropic):
+    directions, acts = anisotropic
+    clusters = [str(prompt // 8) for prompt in range(PROMPTS)]
+    alone, gathered = (
+        matched_null(directions, acts, clusters=each, draws=20_000) for each in (None, clusters)
     )
+    gaussian, chi = np.random.default_rng(0).spawn(2)
+    centred = (acts - acts.mean(dim=1, keepdim=True)).double()
+    along = gaussian.normal(size=(4, PROMPTS)) @ (centred @ directions.unit[0])[0].numpy()
+    factor = np.sqrt(5 / chi.chisquare(5, size=4))
+    ratio = gathered.sample[:4, 0] / np.sqrt(1 - gathered.sample[:4, 0] ** 2)
+    plain = alone.sample[:4, 0] / np.sqrt(1 - alone.sample[:4, 0] ** 2)
+    chi = np.random.default_rng(0).spawn(2)[1]
+    plain = plain / np.sqrt(47 / chi.chisquare(47, size=4))
+    assert np.allclose(ratio, plain * factor)
+    assert np.array_equal(np.sign(ratio), np.sign(along))
+    assert (gathered.p99 > alone.p99 + 0.01).all()
+
+
+def test_one_cluster_has_no_covariance_and_clusters_must_fit(anisotropic):
+    with pytest.raises(ProbeError, match="at least 2 clusters"):
+        matched_null(*anisotropic, clusters=["a"] * PROMPTS)
+    with pytest.raises(ProbeError, match=r"3 clusters for 48 prompts: give one for each\."):
+        matched_null(*anisotropic, clusters=["a"] * 3)
+
+
+def population_rejections(prompts, correct, sims=800, draws=199, level=0.01):
+    """How often drifts of the population are above p99 of a null matched to few prompts of it."""
+    rng, spread, rejected = np.random.default_rng(1000), np.arange(1, 49) ** -0.5, 0
+    for sim in range(sims):
+        resid = rng.normal(size=(1, prompts, 48)) * spread
+        unit, drift = rng.normal(size=(2, 1, 48)) * spread
+        unit /= np.linalg.norm(unit)
+        alignment = cosine(drift, unit)
+        if correct:
+            null = matched_null(SimpleNamespace(unit=unit), resid, draws=draws, seed=sim)
+            rejected += null.p_value(alignment)[0] <= level
+        else:  # Gaussian weights alone
+            vectors = rng.normal(size=(draws, prompts)) @ (resid[0] - resid[0].mean(axis=0))
+            cosines = vectors @ unit[0] / np.linalg.norm(vectors, axis=1)
+            rejected += (1 + (cosines >= alignment[0]).sum()) / (1 + draws) <= level
+    return rejected
+
+
+def test_few_prompts_do_not_make_the_matched_null_reject_more_but_would_without_student():
+    # Of 800, 8 are expected and 18 are 3.5 sd above; Student's t with 7 degrees gives 2.6 %.
+    assert population_rejections(8, correct=True) <= 18
+    assert population_rejections(8, correct=False) > 18
 
 
 def matched_world(acts, draws, seed):
@@ -146,7 +203,8 @@ def rejections(null, drifts, directions):
 
 
 # Of 4000 drifts 40 are expected above p99. The bounds hold 0.9999 of Binomial(4000, 0.01), a
-# little wider for the matched null, whose p99 is itself an estimate from 20,000 draws.
+# little wider for the matched null, whose p99 is itself an estimate from 20,000 draws. Drifts
+# drawn from the sample's own covariance, not the population's, are rejected a little less.
 DRIFTS, LOW, HIGH = 4000, 12, 72
 
 
@@ -187,10 +245,10 @@ def test_simulated_p_values_count_the_observation_itself(anisotropic):
     null = matched_null(*anisotropic, draws=99)
     assert null.p_value(np.array([2.0, 2.0])).tolist() == [0.01, 0.01]  # never 0
     assert null.p_value(np.array([-2.0, -2.0])).tolist() == [1.0, 1.0]
+    ordered, means = np.sort(null.sample, axis=0), np.sort(null.sample.mean(axis=1))
     for rank in (0, 40, 98):  # a tie with a draw counts that draw
-        values = null.layer_draws[rank]
-        assert np.allclose(null.p_value(values), (1 + 99 - rank) / 100)
-        tie = float(null.aggregate_draws[rank])
+        assert np.allclose(null.p_value(ordered[rank]), (1 + 99 - rank) / 100)
+        tie = float(means[rank])
         assert null.aggregate_p_value(tie) == pytest.approx((1 + 99 - rank) / 100)
 
 
@@ -204,3 +262,60 @@ def test_what_is_undefined_has_no_p_value(anisotropic):
 def test_a_null_says_what_it_assumes(anisotropic):
     assert "uniformly random direction" in isotropic_null(anisotropic[0]).h0
     assert "covariance of the activations" in matched_null(*anisotropic, draws=10).h0
+
+
+def test_a_run_is_tested_step_by_step_and_its_means_over_the_layers_that_are_defined(anisotropic):
+    directions, acts = anisotropic
+    alignment = np.array([[0.4, 0.3], [np.nan, 0.3], [np.nan, np.nan], [0.1, 0.2]])
+    matched = matched_null(directions, acts, draws=500)
+    for null in (isotropic_null(directions), matched):
+        found = null.p_values(alignment)
+        for step, row in enumerate(alignment):
+            assert np.array_equal(found.p[step], null.p_value(row), equal_nan=True)
+        for step in (0, 3):
+            mean = float(alignment[step].mean())
+            assert found.aggregate[step] == pytest.approx(null.aggregate_p_value(mean))
+        # One layer is left: its mean is that layer, not the mean of the null over both.
+        assert found.aggregate[1] == pytest.approx(found.p[1, 1])
+        assert np.isnan(found.aggregate[2])
+    assert matched.aggregate_p_value(0.3) != matched.p_value(np.array([0.3, 0.3]))[1]
+
+
+def test_a_cosine_rounded_above_one_is_still_the_least_likely(anisotropic):
+    p_values = isotropic_null(anisotropic[0]).p_value(np.array([1 + 1e-15, 1.0]))
+    assert p_values.tolist() == [0.0, 0.0]
+
+
+def test_the_isotropic_tail_is_exact_where_no_simulation_reaches():
+    # In three dimensions a cosine is uniform: P(cos ≥ a) = (1 − a)/2.
+    alignment = 1 - 2 * np.array([1e-3, 1e-9, 1e-15])
+    found = isotropic_null(directions_of(3, 3)).p_value(alignment)
+    assert found == pytest.approx([1e-3, 1e-9, 1e-15], rel=0.15)
+
+
+def test_other_phases_are_compared_by_cosine_and_get_no_p_value():
+    rng = np.random.default_rng(0)
+    drift = rng.normal(size=(3, 2, 8))
+    drift[1, 0] = np.nan
+    units = {name: rng.normal(size=(2, 8)) for name in ("P−H", "P−S")}
+    for unit in units.values():
+        unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
+    found = other_phases(drift, units)
+    assert found.names == ("P−H", "P−S")
+    for which, unit in enumerate(units.values()):
+        for step in range(3):
+            cosines = [
+                drift[step, layer] @ unit[layer] / np.linalg.norm(drift[step, layer])
+                for layer in range(2)
+            ]
+            assert found.alignment[which, step] == pytest.approx(cosines, nan_ok=True)
+            assert found.mean[which, step] == pytest.approx(np.nanmean(cosines))
+    assert "no p-value below 100" in found.note
+    assert not hasattr(found, "p")
+    assert other_phases(drift, {}).alignment.shape == (0, 3, 2)
+
+
+def test_holm_over_m_tests_needs_ten_m_over_alpha_draws():
+    assert draws_needed(44, 0.01) == 44_000
+    assert draws_needed(1, 0.05) == 200
+    assert draws_needed(3, 0.007) == 4286  # rounded up

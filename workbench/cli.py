@@ -48,7 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"workbench {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_demo, _directions, _finetune, _experiment, _evaluate, _report, _organism, _doctor):
+    for add in (
+        _demo, _directions, _finetune, _experiment, _evaluate, _report, _organism, _calibrate,
+        _doctor,
+    ):  # fmt: skip
         command = add(commands)
         command.add_argument("--debug", action="store_true", help="show the trace of an error")
         command.add_argument("--quiet", action="store_true", help="no progress, only the result")
@@ -226,6 +229,14 @@ def _organism(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", metavar="DIR", required=True, help="new folder")
     parser.add_argument("--seed", type=int, default=0, help="of world, weights and data")
+    return parser
+
+
+def _calibrate(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    parser = commands.add_parser("calibrate", help="how often each null rejects in planted worlds")
+    parser.add_argument("--simulations", type=positive, default=2000, help="lineages per world")
+    parser.add_argument("--seed", type=int, default=0, help="other lineages")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 

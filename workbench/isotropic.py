@@ -3,6 +3,8 @@
 (cos + 1)/2 follows Beta((d−1)/2, (d−1)/2).
 """
 
+from functools import cache
+
 import numpy as np
 from jaxtyping import Float
 from scipy import fft, special
@@ -25,6 +27,7 @@ def isotropic_quantile(d_model: int, level: float) -> float:
     return 2 * float(special.betaincinv(half, half, level)) - 1
 
 
+@cache
 def isotropic_mean_quantile(d_model: int, n_layers: int, level: float) -> float:
     """Return that quantile for the mean over layers whose directions are independent.
 

@@ -97,7 +97,7 @@ class Null:
         if self.sample is None:
             return float(isotropic_tail(mean_alignment, self.d_model))
         ordered = np.sort(self.sample.mean(axis=1))
-        return float(_exceeding(ordered, np.asarray(mean_alignment, dtype=float)))
+        return float(_exceeding(ordered, mean_alignment))
 
     def p_values(self, alignment: Float[np.ndarray, "step layer"]) -> PValues:
         """Test every layer and step of a run, and its means over the layers defined at a step."""
@@ -292,7 +292,7 @@ def _flipped(
 
 
 def _exceeding(
-    ordered: Float[np.ndarray, " draw"], values: Float[np.ndarray, "*any"]
+    ordered: Float[np.ndarray, " draw"], values: Float[np.ndarray, "*any"] | float
 ) -> Float[np.ndarray, "*any"]:
     """Share of draws at or above each value, counting the observation itself; NaN for NaN."""
     at_or_above = len(ordered) - np.searchsorted(ordered, values, side="left")
