@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workbench.plots.statistic import mean_and_sd_over_runs, say, say_interval
-from workbench.plots.typeset import Table
+from workbench.plots.typeset import CELLS, Table
 from workbench.text import printable
 
 QUANTITIES = {
@@ -34,7 +34,7 @@ def aftermath_tables(summary: Mapping[str, Any]) -> list[Table]:
     )
     names = [name for name in RETURNED if any(told.get(name) for told in arms.values())]
     behaviour = Table(
-        "Share of ordinary fine-tuning's behavioural shift that is there",
+        f"Share of ordinary fine-tuning's behavioural shift that is there, {CELLS}",
         ("arm", *(RETURNED[name] for name in names)),
         tuple(
             (printable(arm), *(say(told.get(name), 100, 1) for name in names))

@@ -44,9 +44,9 @@ CAPTIONS = {
 
 EVIDENCE = {
     "significance": "Share of the ordinary arm's runs, in percent, in which the alignment of a "
-    "layer at a step is beyond the null; {spread}. {family} Steps of one run are dependent, which "
-    "Holm allows for. White cells would refute the claim: a drift that points nowhere is rejected "
-    "in hardly any run, by any null. None of the nulls sees the shared endpoint.",
+    "layer at a step is beyond the null after Holm; {spread}. {family} Steps of one run are "
+    "dependent, which Holm allows for. White cells would refute the claim: a drift that points "
+    "nowhere is rejected in hardly any run, by any null. None of them sees the shared endpoint.",
     "dose": "Each quantity at the last step against the strength of an intervention; bands: "
     "{spread}. Strength 0, ordinary fine-tuning, stands apart on the left, its mean is the dashed "
     "line. The claim would be refuted if harmfulness stayed on that line while alignment fell, or "
@@ -95,8 +95,21 @@ ARMS = {
     "matched": "is block along a random direction with the covariance of the activations, its "
     "gradient scaled to the norm that block's had",
     "matched-unscaled": "is matched without the scaling",
+    "refusal": "is block along the direction from harmful to harmless prompts at θ_S",
+    "drift": "is block along the top principal component of ordinary drift",
+    "shuffled": "is block along another layer's v_rev",
+    "orthogonal": "is block along a control with its part along v_rev taken out",
+    "ablate": "holds the coordinate along v_rev at θ_S's mean in the training forward",
+    "steer": "adds v_rev to the residual stream in the training forward",
+    "cap": "caps the coordinate along v_rev in the training forward",
+    "project": "takes the part of every update out that moves along v_rev",
+    "anchor-kl": "penalises KL from θ_S and knows no direction",
+    "anchor-weights": "penalises the distance of the weights from θ_S's",
+    "rehearse": "mixes safety examples into the batches",
 }
-"""What the arms of the main job do; the verb belongs to the arm."""
+"""What families of arms do; the verb belongs to the arm."""
+
+VARIANTS = "A number after a colon is the strength, numbers after an @ are the layers."
 
 BESIDE = (
     "Beside the paper, not against it.",

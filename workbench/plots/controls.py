@@ -13,7 +13,7 @@ from workbench.plots.statistic import (
     say_interval,
 )
 from workbench.plots.style import number
-from workbench.plots.typeset import Table
+from workbench.plots.typeset import CELLS, Table
 from workbench.text import printable
 
 MAX_COLUMNS = 12
@@ -55,7 +55,7 @@ def other_phases_table(summary: Mapping[str, Any]) -> Table | None:
     usual = summary["arms"].get("ordinary", {}).get("alignment") or {}
     rows = {"v_rev": usual} | {name: told["alignment"] for name, told in phases.items()}
     return Table(
-        "Alignment with directions between other phases: a comparison, not a test",
+        f"Alignment with directions between other phases: a comparison, not a test; {CELLS}",
         ("direction", *(f"step {step}" for step in steps)),
         tuple(
             (printable(name), *(say(told.get(step)) for step in steps))

@@ -56,7 +56,9 @@ def dose(summary: Mapping[str, Any]) -> go.Figure:
         raise ConfigError("No dose response here: run an intervention at several strengths.")
     zero = _place(positive[0]) - max(APART, 0.12 * math.log10(positive[-1] / positive[0]))
     statistics = [stat for one in told.values() for name in panels for stat in one.get(name) or ()]
-    figure = new_figure("Dose response at the last step", spread_told(statistics), height=410)
+    spread = spread_told(statistics)
+    figure = new_figure("Dose response at the last step", f"bands: {spread}", height=410)
+    figure.update_layout(meta={"spread": spread})
     figure.set_subplots(1, len(panels), horizontal_spacing=0.075)
     styles = arm_styles(told)
     for column, name in enumerate(panels, start=1):
@@ -66,7 +68,9 @@ def dose(summary: Mapping[str, Any]) -> go.Figure:
         for intervention, one in told.items():
             if one.get(name):
                 named = {"name": inert(intervention), "legendgroup": inert(intervention)}
-                doses = [(s, v) for s, v in zip(one["strength"], one[name], strict=True) if s > 0]
+                doses = [
+                    (float(s), v) for s, v in zip(one["strength"], one[name], strict=True) if s > 0
+                ]
                 _add_line(figure, doses, styles[intervention], scale, place | named)
         figure.update_yaxes(title_text=QUANTITIES[name], col=column, **ZERO_LINE)
         if name == "harmfulness":

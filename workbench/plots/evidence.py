@@ -67,12 +67,9 @@ def _section(name: str, summary: Mapping[str, Any]) -> Section | None:
 
 
 def _facts(name: str, summary: Mapping[str, Any], figure: go.Figure) -> dict[str, str]:
-    """What a caption says of the data: spread and n are those of the figure's subtitle."""
-    spread = str(figure.layout.title.subtitle.text).split(": ")[-1]
-    return {
-        "spread": spread,
-        "family": family_told(summary) if name == "significance" else "",
-    }
+    """What a caption says of the data."""
+    family = family_told(summary) if name == "significance" else ""
+    return {"spread": figure.layout.meta["spread"], "family": family}
 
 
 def _tables(name: str, summary: Mapping[str, Any]) -> Iterable[Table]:

@@ -18,7 +18,7 @@ from workbench.plots.statistic import (
     spread_told,
 )
 from workbench.plots.style import FAMILIES, ZERO_LINE, arm_styles, inert, new_figure
-from workbench.plots.typeset import Table
+from workbench.plots.typeset import CELLS, Table
 from workbench.text import printable
 
 PANELS = {
@@ -53,12 +53,13 @@ def layers(summary: Mapping[str, Any]) -> go.Figure:
     if not rows:
         raise ConfigError("No layer sweep here: run an intervention at several sets of layers.")
     ordinary = {name: _ordinary(summary, name) for name in PANELS}
-    statistics = [row.get(name) for row in rows for name in PANELS]
+    spread = spread_told(row.get(name) for row in rows for name in PANELS)
     figure = new_figure(
         "The intervention at different layers, last step",
-        f"bars and band: {spread_told(statistics)}",
+        f"bars and band: {spread}",
         height=150 + ROW_HEIGHT * len(rows),
     )
+    figure.update_layout(meta={"spread": spread})
     figure.set_subplots(1, len(PANELS), shared_yaxes=True, horizontal_spacing=0.04)
     for column, (name, (title, scale)) in enumerate(PANELS.items(), start=1):
         _add_ordinary(figure, ordinary[name], scale, column, len(rows))
@@ -83,7 +84,7 @@ def layers_table(summary: Mapping[str, Any]) -> Table | None:
         return None
     columns = [column for column in COLUMNS if any(row.get(column[1]) for row in rows)]
     return Table(
-        f"At which layers, at step {summary['steps']}: mean ± sd over runs",
+        f"At which layers, at step {summary['steps']}: {CELLS}",
         ("arm", *(heading for heading, *_ in columns)),
         tuple(
             (printable(_label(row)), *(say(row.get(name), *form) for _, name, *form in columns))

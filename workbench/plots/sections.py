@@ -11,7 +11,7 @@ from workbench.plots import captions
 from workbench.plots.alignment import alignment, sibling
 from workbench.plots.behaviour import behaviour
 from workbench.plots.ordering import cost, ordering, spearman_text
-from workbench.plots.style import counted
+from workbench.plots.style import counted, family
 from workbench.plots.trajectories import arm_name
 from workbench.plots.typeset import typeset
 from workbench.runs import Run
@@ -47,8 +47,10 @@ def introduction(summary: Mapping[str, Any]) -> str:
         "held-out harmful prompts, was compared with v_rev, the direction from θ_S back to the "
         f"earlier, helpful-only model θ_H (phase “{printable(first['witness'])}”)."
     )
-    known = [f"{arm} {captions.ARMS[arm]}" for arm in arms if arm in captions.ARMS]
-    told = f"<p>Arms: {typeset('; '.join(known))}.</p>\n" if known else ""
+    families = dict.fromkeys(family(arm, summary["arms"][arm]) for arm in arms)
+    known = [f"{arm} {captions.ARMS[arm]}" for arm in families if arm in captions.ARMS]
+    variants = f" {captions.VARIANTS}" if any({":", "@"} & set(arm) for arm in arms) else ""
+    told = f"<p>Arms: {typeset('; '.join(known))}.{variants}</p>\n" if known else ""
     separated = any(arm.get("alignment_sibling") for arm in summary["arms"].values())
     endpoint = captions.SEPARATED if separated else captions.NOT_SEPARATED
     points = "".join(

@@ -49,9 +49,10 @@ def significance(summary: Mapping[str, Any]) -> go.Figure:
     names = list(dict.fromkeys(name for run in runs for name in run["nulls"]))
     figure = new_figure(
         "Ordinary fine-tuning against the nulls",
-        f"share of {counted(len(runs), 'run')} with Holm-adjusted p ≤ {told['alpha']:g}",
+        f"share of runs that are rejected: Holm-adjusted p ≤ {told['alpha']:g}, n = {len(runs)}",
         height=380,
     )
+    figure.update_layout(meta={"spread": f"n = {counted(len(runs), 'run')}"})
     titles = [f"{inert(NAMES.get(name, name))} null" for name in names]
     figure.set_subplots(
         1, len(names), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03

@@ -81,8 +81,8 @@ ARMS = {
 FAMILIES = ARMS | {
     "shuffled": ArmStyle("#E69F00", "diamond-tall", "dash"),
     "orthogonal": ArmStyle("#E69F00", "diamond-wide", "dot"),
-    "refusal": ArmStyle("#8F8C1E", "hexagon"),
-    "drift": ArmStyle("#8F8C1E", "star", "dash"),
+    "refusal": ArmStyle("#5C4A00", "hexagon"),
+    "drift": ArmStyle("#5C4A00", "star", "dash"),
     "ablate": ArmStyle("#56B4E9", "pentagon"),
     "steer": ArmStyle("#56B4E9", "star-triangle-up", "dash"),
     "cap": ArmStyle("#56B4E9", "hourglass", "dot"),
@@ -94,7 +94,7 @@ FAMILIES = ARMS | {
 }
 """Styles by intervention, or for a control by its direction; a colour says which kind of thing.
 
-Orange: directions without meaning; olive: with another meaning; sky blue: edits of the forward
+Orange: directions without meaning; brown: with another meaning; sky blue: edits of the forward
 pass; wine: baselines that know no direction. Members of a kind differ in symbol and dash.
 """
 
@@ -107,7 +107,7 @@ SYMBOLS = (
 )
 DASHES = ("dash", "dot", "dashdot", "longdash", "longdashdot")
 OTHERS = (
-    *("#56B4E9", "#882255", "#8F8C1E", "#332288", "#CC79A7", "#009E73", "#E69F00", "#D55E00"),
+    *("#56B4E9", "#882255", "#5C4A00", "#332288", "#CC79A7", "#009E73", "#E69F00", "#D55E00"),
     "#0072B2",
 )
 """Colours of arms of no known family, in the order in which they are named."""
@@ -122,14 +122,16 @@ def arm_styles(
         names: All arms of an experiment, so that an arm looks the same in all its figures.
         told: By arm, `intervention` and `direction`, where they are known.
     """
-    free: dict[str | None, Iterator[ArmStyle]] = {}
+    # One sequence per colour: families that share it must not share marks.
+    free: dict[str, Iterator[ArmStyle]] = {}
     styles = {}
     for name in dict.fromkeys(names):
         member = family(name, (told or {}).get(name))
         if name == member:
             styles[name] = FAMILIES[name]
         else:
-            styles[name] = next(free.setdefault(member, _variants(member)))
+            colour = FAMILIES[member].colour if member else ""
+            styles[name] = next(free.setdefault(colour, _variants(colour)))
     return styles
 
 
@@ -151,10 +153,9 @@ def family(name: str, told: Mapping[str, Any] | None = None) -> str | None:
     return named or (intervention if intervention in FAMILIES else None)
 
 
-def _variants(member: str | None) -> Iterator[ArmStyle]:
-    """Styles of a family's other arms, never solid; of arms of no family, always solid."""
-    colours = (FAMILIES[member].colour,) if member else OTHERS
-    dashes = DASHES if member else ("solid",)
+def _variants(colour: str) -> Iterator[ArmStyle]:
+    """Styles of one colour, never solid; without a colour of all, always solid."""
+    colours, dashes = ((colour,), DASHES) if colour else (OTHERS, ("solid",))
     for index in count():
         style = ArmStyle(*(one[index % len(one)] for one in (colours, SYMBOLS, dashes)))
         if style not in FAMILIES.values():

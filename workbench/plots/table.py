@@ -9,7 +9,7 @@ import numpy as np
 
 from workbench.plots.statistic import Statistic, say, say_interval
 from workbench.plots.style import counted, number
-from workbench.plots.typeset import Table, to_html, to_text
+from workbench.plots.typeset import CELLS, Table, to_html, to_text
 from workbench.text import printable
 
 SEPARATE = "shared endpoint not separated"
@@ -137,11 +137,13 @@ def arms_table(summary: Mapping[str, Any], *, short: bool = False) -> Table:
         (name, [(_at(arm.get(quantity), step), *form) for _, quantity, step, *form in columns])
         for name, arm in summary["arms"].items()
     ]
+    intervals = tuple(("", *(say_interval(*cell) for cell in cells)) for _, cells in told)
+    two_lines = not short and any(map(any, intervals))
     return Table(
-        f"All arms at step {last}, mean ± sd over runs",
+        f"All arms at step {last}, {CELLS if two_lines else 'mean ± sd over runs'}",
         ("arm", *(heading for heading, *_ in columns)),
         tuple((printable(name), *(say(*cell) for cell in cells)) for name, cells in told),
-        tuple(("", *(say_interval(*cell) for cell in cells)) for _, cells in told),
+        intervals,
     )
 
 

@@ -55,6 +55,7 @@ def tradeoff(summary: Mapping[str, Any]) -> go.Figure:
     figure = new_figure(
         "Harmfulness against task cost at the last step", f"bars: {spread}", height=560
     )
+    figure.update_layout(meta={"spread": spread})
     front = sorted((p for p in points if p.get("pareto")), key=lambda p: mean_of(p[x]))
     _add_front(figure, front, x, y)
     for name, members in _families(points, summary.get("arms") or {}).items():

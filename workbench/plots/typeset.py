@@ -20,6 +20,10 @@ MARKUP = {
 """What symbols in plain text become in HTML."""
 
 
+CELLS = "mean ± sd over runs; below it: 95 % interval"
+"""What a cell with two lines holds."""
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of text under headings."""
