@@ -9,11 +9,8 @@ import torch
 
 from workbench.activations import read_activations, read_moments
 from workbench.directions import fit_directions_from
-<<<<<<< HEAD
-=======
 from workbench.editing import intervene
 from workbench.edits import ablate, cap, steer
->>>>>>> edits
 from workbench.encoding import encode
 from workbench.errors import CheckpointError, ConfigError
 from workbench.finetune import FineTuning
@@ -71,7 +68,6 @@ def test_an_edit_changes_the_logits_of_a_bridge_as_of_the_model_itself(pair, tok
     assert (logits[0] - plain[0]).abs().max() > 0.01
 
 
-<<<<<<< HEAD
 def test_the_vocabulary_readout_of_a_bridge_is_that_of_the_model_itself(pair, probes):
     judge = Judge("mine", lambda prompt, answer: "comply", ("bako",), ("delu",))  # noqa: ARG005
     acts = read_activations(pair[0], probes)
@@ -82,7 +78,8 @@ def test_the_vocabulary_readout_of_a_bridge_is_that_of_the_model_itself(pair, pr
         changes = [{token.id: token.change for token in tokens} for tokens in (one, other)]
         assert changes[1] == pytest.approx(changes[0], abs=1e-3)
     assert abs(ours.preference).max() > 0.01
-=======
+
+
 @pytest.mark.parametrize("positions", ["all", "last"])
 def test_a_bridge_is_ablated_steered_and_capped_as_the_model_itself(pair, tokens, positions):
     witness, aligned = torch.randn(2, 3, 6, 32, dtype=torch.float64)
@@ -115,7 +112,6 @@ def test_a_bridge_with_a_cache_or_text_is_not_edited_by_guess(pair, tokens):
     last = steer(arrows, strength=0.4, positions="last")
     with intervene(guest, last), pytest.raises(ConfigError, match="padded out of sight"):
         guest.lens(["bako", "bako delu"])
->>>>>>> edits
 
 
 def test_a_guest_gets_its_mode_back(pair):
