@@ -10,6 +10,7 @@ PLANTED = {
     "block:1": ("block", 1.0, None, 0.01, 0.3),
     "block:0.25": ("block", 0.25, None, 0.005, 0.5),
     "block:4": ("block", 4.0, None, 0.05, 0.3),
+    "block:-1": ("block", -1.0, None, 0.0, 0.9),
     "cap": ("cap", 1.0, None, 0.02, 0.4),
     "block@0-1": ("block", 1.0, [0, 1], 0.01, 0.55),
     "push": ("push", 3.0, None, -0.01, 0.95),

@@ -11,7 +11,7 @@ QUANTITIES = ("alignment", "harmfulness", "refusal_log_odds", "task_cost", "over
 def dose(arms: Mapping[str, Mapping[str, Any]], last: str) -> dict[str, Any]:
     """Return, for every intervention with two strengths or more, its end as they grow.
 
-    Strength 0 is ordinary fine-tuning. Only arms at all layers take part.
+    Strength 0 is ordinary fine-tuning. Only arms at all layers, of positive strength, take part.
 
     Args:
         arms: As in the summary, task cost included.
@@ -19,7 +19,7 @@ def dose(arms: Mapping[str, Mapping[str, Any]], last: str) -> dict[str, Any]:
     """
     families: dict[str, list[str]] = {}
     for name, arm in arms.items():
-        if arm["intervention"] != "none" and arm["layers"] is None:
+        if arm["intervention"] != "none" and arm["layers"] is None and arm["strength"] > 0:
             families.setdefault(_base(name), []).append(name)
     found = {}
     for base, members in families.items():
