@@ -217,7 +217,9 @@ def test_the_pareto_front_is_a_staircase_through_its_arms_which_are_named(summar
 def test_significance_is_the_share_of_ordinary_runs_that_are_rejected(summary):
     from workbench import plots
 
-    cells = traces(plots.significance(summary), "share")
+    figure = plots.significance(summary)
+    assert figure.layout.title.subtitle.text.endswith("n = 8 of 9 runs")
+    cells = traces(figure, "share")
     runs = summary["significance"]["runs"]
     resolved = [
         runs[run_id]

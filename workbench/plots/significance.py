@@ -47,12 +47,14 @@ def significance(summary: Mapping[str, Any]) -> go.Figure:
     names = list(dict.fromkeys(name for run in runs for name in run["nulls"]))
     if not any(_resolved(runs, name) for name in names):
         raise ConfigError("No significance here: no ordinary run was tested with enough draws.")
+    resolved = " or ".join(str(n) for n in sorted({len(_resolved(runs, name)) for name in names}))
+    spread = f"n = {resolved} of {counted(len(runs), 'run')}"
     figure = new_figure(
         "Ordinary fine-tuning against the nulls",
-        f"share of runs that are rejected: Holm-adjusted p ≤ {told['alpha']:g}, n = {len(runs)}",
+        f"share of runs that are rejected: Holm-adjusted p ≤ {told['alpha']:g}, {spread}",
         height=380,
     )
-    figure.update_layout(meta={"spread": f"n = {counted(len(runs), 'run')}"})
+    figure.update_layout(meta={"spread": spread})
     titles = [
         f"{inert(NAMES.get(name, name))} null"
         + ("" if _resolved(runs, name) else ": resolution too low")
