@@ -228,8 +228,9 @@ def _readout(rng, lineages):
     return {
         lineage: {
             "layers": list(range(N_LAYERS)),
-            "top": [[{"token": t, "change": float(rng.uniform(1, 4))} for t in tokens]] * N_LAYERS,
-            "bottom": [[{"token": "sorry", "change": -2.5}] * 10] * N_LAYERS,
+            "top": [[{"id": 0, "text": t, "change": float(rng.uniform(1, 4))} for t in tokens]]
+            * N_LAYERS,
+            "bottom": [[{"id": 1, "text": "sorry", "change": -2.5}] * 10] * N_LAYERS,
             "preference": rng.uniform(0.5, 5, N_LAYERS).tolist(),
             "p_value": [1e-9, 0.002, 0.3, None],
             "cosine": rng.uniform(0.1, 0.5, N_LAYERS).tolist(),

@@ -217,7 +217,9 @@ def test_the_pareto_front_is_a_staircase_through_its_arms_which_are_named(summar
 def test_significance_is_the_share_of_ordinary_runs_that_are_rejected(summary):
     from workbench import plots
 
-    cells = traces(plots.significance(summary), "share")
+    figure = plots.significance(summary)
+    assert figure.layout.title.subtitle.text.endswith("n = 8 of 9 runs")
+    cells = traces(figure, "share")
     runs = summary["significance"]["runs"]
     resolved = [
         runs[run_id]
@@ -243,12 +245,29 @@ def test_runs_without_enough_draws_claim_nothing(summary):
     from workbench.errors import ConfigError
     from workbench.plots.significance import family_told, significance_table
 
-    assert "Resolution too low in 2 of 18 runs" in family_told(summary)
+    assert "Resolution too low: isotropic null in 2 of 18 runs" in family_told(summary)
     coarse = json.loads(json.dumps(summary))
     for run in coarse["significance"]["runs"].values():
         run["resolution"] = "too low"
     with pytest.raises(ConfigError, match="enough draws"):
         plots.significance(coarse)
+    for run in coarse["significance"]["runs"].values():  # only one null is too coarse
+        for name, null in run["nulls"].items():
+            null["resolution"] = "too low" if name == "sign_flip" else "ok"
+            null["rejected"] = None if name == "sign_flip" else null["rejected"]
+    figure = plots.significance(coarse)
+    *others, flip = traces(figure, "share")
+    assert {*np.ravel(flip.z)} == {None}
+    assert all(np.nanmax(np.array(one.z, dtype=float)) > 0 for one in others)
+    assert [note.text for note in figure.layout.annotations][
+        2
+    ] == "sign flip null: resolution too low"
+    assert significance_table(coarse).rows[2][2] == "resolution too low"
+    assert significance_table(coarse).rows[0][2] != "resolution too low"
+    for run in coarse["significance"]["runs"].values():
+        run["nulls"] = {
+            name: null | {"resolution": "too low"} for name, null in run["nulls"].items()
+        }
     assert {*significance_table(coarse).rows[0][2:]} == {"resolution too low"}
 
 
@@ -345,7 +364,7 @@ def test_controls_tell_their_overlap_with_v_rev(summary):
     told = [f"{m:.2f} ± {s:.2f}".replace("-", "−") for m, s in zip(mean, sd, strict=True)]
     assert [cell.lstrip("−") for cell in row[1:5]] == [cell.lstrip("−") for cell in told]
     assert row[5] == f"{np.abs(values).max():.2f}"
-    deep = {"matched": {"cosine": [[0.1] * 40], "applied": None}}
+    deep = {"matched": {"cosine": [[-0.1] * 39 + [0.05]], "applied": None}}
     assert controls_table(summary | {"controls": deep}).rows == (("matched", "0.10"),)
 
 

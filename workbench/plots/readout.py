@@ -50,5 +50,6 @@ def _row(told: Mapping[str, Any], index: int) -> tuple[str, ...]:
 
 def _tokens(tokens: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(
-        f"{shown_token(one['token'])} {number(one['change'], 2)}" for one in tokens[:TOKENS]
+        f"{shown_token(one.get('text', one.get('token')))} {number(one['change'], 2)}"
+        for one in tokens[:TOKENS]
     )

@@ -43,17 +43,23 @@ def significance(summary: Mapping[str, Any]) -> go.Figure:
         ConfigError: If no ordinary run was tested with enough draws.
     """
     told = summary.get("significance") or {}
-    runs = [run for run in _runs_of(summary, ARM) if _resolved(run)]
-    if not runs:
-        raise ConfigError("No significance here: no ordinary run was tested with enough draws.")
+    runs = _runs_of(summary, ARM)
     names = list(dict.fromkeys(name for run in runs for name in run["nulls"]))
+    if not any(_resolved(runs, name) for name in names):
+        raise ConfigError("No significance here: no ordinary run was tested with enough draws.")
+    resolved = " or ".join(str(n) for n in sorted({len(_resolved(runs, name)) for name in names}))
+    spread = f"n = {resolved} of {counted(len(runs), 'run')}"
     figure = new_figure(
         "Ordinary fine-tuning against the nulls",
-        f"share of runs that are rejected: Holm-adjusted p ≤ {told['alpha']:g}, n = {len(runs)}",
+        f"share of runs that are rejected: Holm-adjusted p ≤ {told['alpha']:g}, {spread}",
         height=380,
     )
-    figure.update_layout(meta={"spread": f"n = {counted(len(runs), 'run')}"})
-    titles = [f"{inert(NAMES.get(name, name))} null" for name in names]
+    figure.update_layout(meta={"spread": spread})
+    titles = [
+        f"{inert(NAMES.get(name, name))} null"
+        + ("" if _resolved(runs, name) else ": resolution too low")
+        for name in names
+    ]
     figure.set_subplots(
         1, len(names), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03
     )
@@ -90,12 +96,21 @@ def significance_table(summary: Mapping[str, Any]) -> Table | None:
 def family_told(summary: Mapping[str, Any]) -> str:
     """Return over which tests Holm was taken, and how many runs could not be resolved."""
     told = summary["significance"]
-    too_low = [run for run in told["runs"].values() if not _resolved(run)]
+    runs = list(told["runs"].values())
+    too_low = {
+        name: len(runs) - len(_resolved(runs, name))
+        for name in dict.fromkeys(name for run in runs for name in run["nulls"])
+    }
     text = f"Holm is over {told['family']} ({told['tests']} tests), {told['draws']:,} draws."
-    if too_low:
+    if any(too_low.values()):
+        where = ", ".join(
+            f"{NAMES.get(name, name)} null in {n} of {counted(len(runs), 'run')}"
+            for name, n in too_low.items()
+            if n
+        )
         text += (
-            f" Resolution too low in {len(too_low)} of {counted(len(told['runs']), 'run')}: too "
-            "few draws for so many tests, so nothing is claimed from them."
+            f" Resolution too low: {where}; there are too few draws, or prompts to draw from, for "
+            "so many tests, so nothing is claimed from them."
         )
     return text
 
@@ -106,15 +121,21 @@ def _runs_of(summary: Mapping[str, Any], arm: str) -> list[Mapping[str, Any]]:
     return [runs[run_id] for run_id in members if run_id in runs]
 
 
-def _resolved(run: Mapping[str, Any]) -> bool:
-    return run.get("resolution") == "ok"
+def _resolved(runs: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:
+    """A null's results in the runs in which it can resolve the level."""
+    held = [(run, run["nulls"][name]) for run in runs if name in run["nulls"]]
+    return [null for run, null in held if null.get("resolution", run["resolution"]) == "ok"]
 
 
 def _counts(
     runs: Sequence[Mapping[str, Any]], name: str, alpha: float
 ) -> tuple[Float[np.ndarray, "step layer"], Float[np.ndarray, "step layer"]]:
     """In how many runs a cell has a p-value, and in how many it is rejected at alpha after Holm."""
-    adjusted = np.array([run["nulls"][name]["holm"] for run in runs], dtype=float)
+    resolved = _resolved(runs, name)
+    if not resolved:
+        every = np.array([run["nulls"][name]["holm"] for run in runs[:1]], dtype=float)
+        return np.zeros(every.shape[1:]), np.zeros(every.shape[1:])
+    adjusted = np.array([null["holm"] for null in resolved], dtype=float)
     tested = np.isfinite(adjusted).sum(axis=0).astype(float)
     return tested, (adjusted <= alpha).sum(axis=0).astype(float)
 
@@ -166,7 +187,7 @@ def _rejections(
     runs: Sequence[Mapping[str, Any]], name: str, told: Mapping[str, Any]
 ) -> tuple[str, str]:
     """Rejected layer × step tests, and rejected tests of the mean over layers."""
-    resolved = [run["nulls"][name] for run in runs if _resolved(run) and name in run["nulls"]]
+    resolved = _resolved(runs, name)
     if not resolved:
         return ("resolution too low",) * 2
     aggregate = np.array([null["holm_aggregate"] for null in resolved], dtype=float)
