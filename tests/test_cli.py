@@ -98,13 +98,13 @@ def test_a_readout_that_cannot_be_leaves_no_file(inputs_folder, tmp_path, capsys
 
 
 def test_token_texts_are_inert_on_stdout(capsys):
-    hostile = TokenChange(1, "\x1b[31m\nred\u202e", 1.0)
+    hostile = TokenChange(1, "\x1b[31m\nred\u202e  ", 1.0)
     one = np.ones(1)
     _show(Readout((0,), ((hostile,),), ((hostile,),), one, one, one, ("a",), ("b",)))
     printed = capsys.readouterr().out
     assert "\x1b" not in printed and "\u202e" not in printed
     assert len(printed.splitlines()) == 4
-    assert r"\x1b[31m\nred" in printed
+    assert r"'\x1b[31m\nred\u202e  ' +1.00" in printed
 
 
 def test_finetune_stores_a_run_with_drift_and_says_how_it_ended(call, inputs_folder, tmp_path):

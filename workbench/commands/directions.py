@@ -44,9 +44,9 @@ def _show(readout: Readout) -> None:
         preference, p_value = readout.preference[row], readout.p_value[row]
         print(f"layer {layer}: engaging over refusing {preference:+.3f}, p = {p_value:.2g}")
         for name, tokens in (("up", readout.top[row]), ("down", readout.bottom[row])):
-            # As Python writes them: blanks at their ends are part of tokens.
+            # As Python writes them: blanks are part of tokens, and control characters are escaped.
             told = "  ".join(f"{token.text!r} {token.change:+.2f}" for token in tokens)
-            print(f"  {name:4}  {printable(told)}")
+            print(f"  {name:4}  {told}")
 
 
 def _free(path: Path) -> Path:
