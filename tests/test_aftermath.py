@@ -8,7 +8,7 @@ import torch
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
-from workbench.aftermath import Aftermath, off_direction, outside, refit, shared
+from workbench.aftermath import Aftermath, off_direction, outside
 from workbench.controls import random_directions
 from workbench.directions import fit_directions_from
 from workbench.errors import ConfigError, DegenerateDirectionError, LayerError, ProvenanceError
@@ -173,61 +173,11 @@ def test_the_off_direction_knows_the_prompts_of_both(left, directions):
     assert {*found.provenance["prompts"]} == fit.marks() | more.marks()
 
 
-def test_a_refit_is_the_fit_on_the_model_after_fine_tuning(world, directions, left):
-    witness, _, current = world
-    after = fit_directions_from(witness, current)
-    found = refit(directions, left)
-    cosines = (after.unit * directions.unit).sum(dim=1)
-    np.testing.assert_allclose(found.cosine, cosines, atol=1e-9)
-    np.testing.assert_allclose(found.gap, after.gap / directions.gap, rtol=1e-9)
-    along = (left.mean * directions.unit).sum(dim=1)
-    np.testing.assert_allclose(found.along, along / directions.gap)
-    off = (left.mean.square().sum(dim=1) - along.square()).sqrt()
-    np.testing.assert_allclose(found.off, off / directions.gap)
-    assert found.layers == LAYERS
-    assert found.along.min() > 0.2 and found.off.min() > 0.3  # neither is 0 in this world
-
-
-def test_a_refit_where_nothing_and_where_all_came_back(world, directions):
-    witness, aligned, _ = world
-    still = refit(directions, Aftermath.between(aligned, aligned, LAYERS))
-    np.testing.assert_allclose(still.cosine, 1)
-    np.testing.assert_allclose(still.gap, 1)
-    assert not still.along.any() and not still.off.any()
-    home = refit(directions, Aftermath.between(aligned, witness, LAYERS))
-    np.testing.assert_allclose(home.gap, 0, atol=1e-12)
-    assert np.isnan(home.cosine).all()
-    np.testing.assert_allclose(home.along, 1)
-
-
-def test_a_control_is_not_refitted(left, directions):
-    with pytest.raises(ProvenanceError, match="These are random directions; a re-fit needs v_rev"):
-        refit(random_directions(directions), left)
-
-
-def test_shared_is_the_share_of_the_ordinary_motion_off_the_direction(left, directions):
-    off = outside(left.mean, [directions])
-    other = outside(
-        random_directions(directions).unit, [directions, off_direction(left, directions)]
-    )
-    for share in (0.0, 0.3, 1.0, 1.7, -0.5):
-        blocked = replace(left, mean=share * off + 5 * other - 2 * directions.unit)
-        np.testing.assert_allclose(shared(blocked, left, directions), share, atol=1e-12)
-    np.testing.assert_allclose(shared(left, left, directions), 1)
-
-
-def test_shared_is_undefined_where_ordinary_fine_tuning_moved_only_along(left, directions):
-    assert np.isnan(shared(left, replace(left, mean=2 * directions.unit), directions)).all()
-
-
 def test_other_layers_are_refused(left, directions):
     elsewhere = replace(directions, layers=(0, 1, 2))
     for call in (
-        lambda: refit(elsewhere, left),
         lambda: off_direction(left, elsewhere),
         lambda: off_direction(left, directions, [elsewhere]),
-        lambda: shared(left, left, elsewhere),
-        lambda: shared(left, replace(left, layers=(0, 1, 2)), directions),
     ):
         with pytest.raises(LayerError, match=r"layers \[.*\], the directions \[.*same layers"):
             call()

@@ -42,6 +42,7 @@ _EXPORTS = {
     "projections": ("ProjectGradient",),
     "readout": ("read_vocabulary",),
     "records": ("Drift", "Scores", "StepRecord"),
+    "refit": ("refit",),
     "rehearsal": ("Rehearse", "with_own_answers"),
     "runs": ("Run", "RunStore"),
     "significance": ("holm", "significance"),

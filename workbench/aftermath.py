@@ -1,4 +1,4 @@
-"""Aftermath: what one fine-tuning left in the residual stream, and what a re-fit finds there."""
+"""Aftermath: what one fine-tuning left in the residual stream."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,6 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from einops import einsum
 from jaxtyping import Float
@@ -18,11 +17,10 @@ from torch import Tensor
 from workbench.directions import ReversionDirections
 from workbench.errors import ConfigError, DegenerateDirectionError, LayerError, ProvenanceError
 from workbench.files import write_atomic
+from workbench.refit import NEGLIGIBLE
 
 SCHEMA = "workbench.aftermath/1"
 TENSORS = ("mean", "components", "share")
-NEGLIGIBLE = 1e-8
-"""A part below this share of the whole is rounding."""
 
 
 @dataclass(frozen=True)
@@ -153,29 +151,6 @@ class Aftermath:
         return directions.with_unit(unit, control=name, prompts=sorted(prompts))
 
 
-@dataclass(frozen=True)
-class Refit:
-    """The way back to the witness after a fine-tuning, beside the way back before it.
-
-    Before, it is H−S, the phase gap along v_rev; after, it is H−T.
-    """
-
-    cosine: Float[np.ndarray, " layer"]
-    """Cosine of H−T with v_rev: 1 where the way back has kept its direction; NaN where all came
-    back."""
-
-    gap: Float[np.ndarray, " layer"]
-    """Length of H−T in phase gaps: 1 where nothing came back, 0 where all did."""
-
-    along: Float[np.ndarray, " layer"]
-    """Displacement T−S along v_rev, in phase gaps."""
-
-    off: Float[np.ndarray, " layer"]
-    """Displacement T−S off v_rev, in phase gaps."""
-
-    layers: tuple[int, ...]
-
-
 def off_direction(
     aftermath: Aftermath,
     directions: ReversionDirections,
@@ -196,51 +171,6 @@ def off_direction(
         aftermath.check_layers(source)
     unit = outside(aftermath.mean, [directions, *further])
     return aftermath.direction(unit, directions, "off-direction")
-
-
-def refit(directions: ReversionDirections, aftermath: Aftermath) -> Refit:
-    """Fit v_rev anew after a fine-tuning, from H−T = (H−S) − (T−S).
-
-    Args:
-        directions: v_rev, fitted on the prompts of the aftermath.
-        aftermath: What the fine-tuning left.
-
-    Raises:
-        LayerError: If the layers differ.
-        ProvenanceError: If `directions` is a control, which says nothing about the witness.
-    """
-    aftermath.check_layers(directions)
-    if control := directions.provenance.get("control"):
-        raise ProvenanceError(f"These are {control} directions; a re-fit needs v_rev itself.")
-    back = directions.gap[:, None] * directions.unit - aftermath.mean
-    length = back.norm(dim=-1)
-    along = (aftermath.mean * directions.unit).sum(dim=-1)
-    off = outside(aftermath.mean, [directions]).norm(dim=-1)
-    cosine = ((back * directions.unit).sum(dim=-1) / length).clamp(-1, 1)
-    return Refit(
-        cosine=torch.where(length > NEGLIGIBLE * directions.gap, cosine, torch.nan).numpy(),
-        gap=(length / directions.gap).numpy(),
-        along=(along / directions.gap).numpy(),
-        off=(off / directions.gap).numpy(),
-        layers=directions.layers,
-    )
-
-
-def shared(
-    blocked: Aftermath, ordinary: Aftermath, directions: ReversionDirections
-) -> Float[np.ndarray, " layer"]:
-    """Return how much of ordinary fine-tuning's motion off the direction the blocked one has too.
-
-    ⟨B⊥, O⊥⟩ / ‖O⊥‖², a share: 1 where blocking left that motion as it was, more where it grew, 0
-    where it is gone; NaN where ordinary fine-tuning moved nowhere but along the direction.
-
-    Raises:
-        LayerError: If the layers differ.
-    """
-    blocked.check_layers(directions)
-    ordinary.check_layers(directions)
-    kept, there = (outside(one.mean, [directions]) for one in (blocked, ordinary))
-    return ((kept * there).sum(dim=-1) / there.square().sum(dim=-1)).numpy()
 
 
 def outside(

@@ -1,11 +1,13 @@
 """After blocking: what a blocked fine-tuning did off the direction, from stored runs alone."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from workbench.archive import Archive, read_tensors
+from workbench.refit import Refit, refit, shared
 from workbench.runs import AFTERMATH, Run
 
 Array = np.ndarray
@@ -40,37 +42,23 @@ def _place(run: Run) -> tuple[str, int]:
     return run.info["config"]["lineage"], run.info["config"]["seed"]
 
 
-def _layers(
-    archive: Archive, run: Run, ordinary: Run | None
-) -> dict[str, list[float | None] | None]:
+def _layers(archive: Archive, run: Run, ordinary: Run | None) -> dict[str, Any]:
     reversion = read_tensors(archive.lineage_folder(run) / "directions.safetensors")
-    unit, gap = reversion["unit"].astype(float), reversion["gap"].astype(float)
-    mean = read_tensors(run.folder / AFTERMATH)["mean"].astype(float)
-    along = (mean * unit).sum(axis=1)
-    off = mean - along[:, None] * unit
-    back = gap[:, None] * unit - mean
-    shared = None
-    if ordinary is not None and (ordinary.folder / AFTERMATH).is_file():
-        usual = read_tensors(ordinary.folder / AFTERMATH)["mean"].astype(float)
-        shared = _shared(off, usual - (usual * unit).sum(axis=1)[:, None] * unit)
-    length = np.linalg.norm(back, axis=1)
-    return {
-        "cosine": _ratio((back * unit).sum(axis=1), length),
-        "gap": (length / gap).tolist(),
-        "along": (along / gap).tolist(),
-        "off": (np.linalg.norm(off, axis=1) / gap).tolist(),
-        "shared": shared,
-    }
+    mean = read_tensors(run.folder / AFTERMATH)["mean"]
+    told = {key: _numbers(value) for key, value in vars(_refit(reversion, mean)).items()}
+    if ordinary is None or not (ordinary.folder / AFTERMATH).is_file():
+        return told | {"shared": None}
+    usual = read_tensors(ordinary.folder / AFTERMATH)["mean"]
+    return told | {"shared": _numbers(shared(mean, usual, reversion["unit"]))}
 
 
-def _shared(
-    off: Float[Array, "layer d_model"], usual: Float[Array, "layer d_model"]
-) -> list[float | None]:
-    return _ratio((off * usual).sum(axis=1), (usual * usual).sum(axis=1))
+def _refit(reversion: Mapping[str, Array], mean: Float[Array, "layer d_model"]) -> Refit:
+    return refit(reversion["unit"], reversion["gap"], mean)
 
 
-def _ratio(over: Float[Array, " layer"], under: Float[Array, " layer"]) -> list[float | None]:
-    return [float(a / b) if b > 0 else None for a, b in zip(over, under, strict=True)]
+def _numbers(values: Float[Array, " layer"]) -> list[float | None]:
+    """JSON has no NaN: undefined is null."""
+    return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def _returned(archive: Archive, run: Run, ordinary: Run | None, score: str) -> float | None:

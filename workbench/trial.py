@@ -96,9 +96,10 @@ class _Ground:
     def aftermath(self, model: HookedModel) -> Aftermath:
         """Read what the fine-tuning left on the fit probes."""
         layers = self.directions.layers
-        return Aftermath.between(
-            self.acts, read_activations(model, self.reading, layers=[*layers]), layers
-        )
+        current = read_activations(model, self.reading, layers=[*layers])
+        provenance = {"prompts": self.directions.provenance.get("prompts", [])}
+        rank = min(4, *current.shape[1:])
+        return Aftermath.between(self.acts, current, layers, rank=rank, provenance=provenance)
 
 
 def run_trial(trial: Trial, on_record: OnRecord | None = None) -> str:
