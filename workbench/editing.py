@@ -170,7 +170,7 @@ class _EditedForward:
         call = dict(self.signature.bind(*args, **kwargs).arguments)
         call |= call.pop("kwargs", {})
         self.mask = call.get("attention_mask")
-        if self.mask is None and any(isinstance(one, str | list) for one in args):
+        if self.mask is None and isinstance(call.get("input"), str | list):
             raise ConfigError("Text is padded out of sight; give tokens and their attention mask.")
         if self.hooks.readers:
             if isinstance(self.model, GuestModel):
