@@ -83,6 +83,33 @@ def test_planted_effects_are_found_more_often_the_larger_they_are(found):
     assert found.mean_alignment[-2] == pytest.approx(0.5, abs=0.05)
 
 
+def test_counts_are_those_of_the_nulls_themselves_one_lineage_at_a_time():
+    found = calibrate(12, seed=3, alpha=0.25, size=SMALL, worlds=("unrelated",))
+    generator = np.random.default_rng([3, [*WORLDS].index("unrelated")])
+    counts = np.zeros((len(NULLS), len(CLAIMS)))
+    for _ in range(12):
+        trial = WORLDS["unrelated"].make(SMALL, generator)
+        matched_seed, flip_seed = generator.integers(2**32, size=2).tolist()
+        units, lengths = trial.unit, np.linalg.norm(trial.drift, axis=1)
+        alignment = (trial.drift * units).sum(axis=1)[None] / lengths[:, None].T
+        for row, null in enumerate(
+            [
+                nulls.isotropic_null(trial).p_values(alignment),
+                nulls.matched_null(trial, trial.acts, draws=399, seed=matched_seed).p_values(
+                    alignment
+                ),
+                nulls.sign_flip(
+                    trial.differences, trial.drift[None], trial.gap, draws=399, seed=flip_seed
+                ),
+            ]
+        ):
+            first, second = null.p[0]
+            holds = [first <= 0.25, null.aggregate[0] <= 0.25, 2 * min(first, second) <= 0.25]
+            counts[row] += holds
+    assert np.array_equal(found.counts[0], counts)
+    assert 0 < counts.sum() < 12 * counts.size
+
+
 def test_other_lineages_come_of_another_seed_and_the_same_of_the_same():
     once, again, other = (
         calibrate(3, seed=seed, size=SMALL, worlds=("unrelated",)) for seed in (1, 1, 2)
@@ -185,9 +212,11 @@ def test_what_cannot_be_simulated_is_refused(options, message):
 @pytest.mark.slow
 def test_two_thousand_lineages_of_each_own_world_are_rejected_at_one_percent():
     full = calibrate(2000, seed=SEED + 1, worlds=OWN)
+    low, high = chance(2000)
     for name, null, counts in own_rates(full):
-        low, high = chance(2000)
-        # The mean over independent layers is tested as if all were one: rightly too rarely.
-        exact = counts[[0, 2]] if name == "isotropic" else counts
-        assert (exact >= low).all(), (name, null, counts)
         assert (counts <= high).all(), (name, null, counts)
+        assert counts[CLAIMS.index("layer")] >= low, (name, null, counts)
+        # Holm over layers that depend on each other rejects too rarely, and so does the mean over
+        # independent layers when it is tested as if they were one.
+        if name != "isotropic":
+            assert counts[CLAIMS.index("mean")] >= low, (name, null, counts)

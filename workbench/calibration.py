@@ -86,12 +86,7 @@ def calibrate(
     Raises:
         ConfigError: If there are fewer than 2 simulations, a negative seed or an unknown world.
     """
-    if simulations < 2 or seed < 0:
-        raise ConfigError(
-            f"{simulations} simulations with seed {seed}: give at least 2, and a seed from 0 on."
-        )
-    if unknown := [name for name in worlds if name not in WORLDS]:
-        raise ConfigError(f"No worlds {unknown}; there are {', '.join(WORLDS)}.")
+    _check(simulations, seed, worlds)
     size = size or Size()
     counts, alignments, tested = [], [], ()
     for name in worlds:
@@ -193,6 +188,15 @@ def to_json(calibration: Calibration) -> dict[str, Any]:
         "h0": dict(zip(NULLS, calibration.h0, strict=True)),
         "worlds": worlds,
     }
+
+
+def _check(simulations: int, seed: int, worlds: tuple[str, ...]) -> None:
+    if simulations < 2 or seed < 0:
+        raise ConfigError(
+            f"{simulations} simulations with seed {seed}: give at least 2, and a seed from 0 on."
+        )
+    if unknown := [name for name in worlds if name not in WORLDS]:
+        raise ConfigError(f"No worlds {unknown}; there are {', '.join(WORLDS)}.")
 
 
 def _tested(trial: Trial, generator: np.random.Generator) -> tuple[PValues, ...]:

@@ -71,10 +71,9 @@ def significance(
     nulls = [isotropic_null(directions).p_values(alignment), matched.p_values(alignment), flipped]
     told = {null.name: _tested(null, tests, alpha) for null in nulls}
     too_low = any(null["resolution"] == TOO_LOW for null in told.values())
-    steps, layers = alignment.shape
     return {
         "alpha": alpha,
-        "family": f"{layers} layers × {steps} measured steps of one run",
+        "family": f"{len(gap)} layers × {len(alignment)} measured steps of one run",
         "tests": tests,
         "draws": draws,
         "resolution": TOO_LOW if too_low else "ok",
