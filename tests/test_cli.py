@@ -90,11 +90,10 @@ def test_directions_reads_v_rev_out_on_request(call, inputs_folder, held, tmp_pa
             assert len(line.split()) == 21
 
 
-def test_a_readout_that_cannot_be_leaves_no_file(inputs_folder, tmp_path, capsys):
-    out = tmp_path / "v.safetensors"
-    assert main(["directions", str(inputs_folder), "--out", str(out), "--readout"]) == 2
-    assert "Judge rules: no first token of its engaging openers" in capsys.readouterr().err
-    assert not out.exists()
+def test_a_readout_without_openers_tells_tokens_and_says_so(call, inputs_folder, tmp_path):
+    printed = call("directions", inputs_folder, "--out", tmp_path / "v.safetensors", "--readout")
+    assert printed.count("engaging over refusing undefined, as the tokenizer knows no") == 3
+    assert len(re.findall(r"^  up  .*'\w+' \+\d", printed, re.MULTILINE)) == 3
 
 
 def test_token_texts_are_inert_on_stdout(capsys):
@@ -172,7 +171,7 @@ def test_a_finished_fine_tuning_resumed_is_told_again_and_left_alone(call, input
 def test_other_probes_than_before_are_refused_when_resuming(call, inputs_folder, tmp_path, capsys):
     argv = ["finetune", str(inputs_folder), "--out", str(tmp_path / "one"), *SMALL]
     call(*argv)
-    probes = write_lines(tmp_path / "p.jsonl", read_lines(inputs_folder / "probes.jsonl")[:-2])
+    probes = write_lines(tmp_path / "p.jsonl", read_lines(inputs_folder / "probes.jsonl")[2:])
     assert main([*argv, "--resume", "--probes", str(probes)]) == 2
     assert "other settings (directions" in capsys.readouterr().err
 

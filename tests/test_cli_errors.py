@@ -186,7 +186,9 @@ def test_fewer_than_two_probes_are_refused(refused, folder, name, kept):
     rows = read_lines(folder / "probes.jsonl")
     rows = rows[:kept] + [row | {"kind": "benign"} for row in rows[kept:]]
     write_lines(folder / "probes.jsonl", rows)
-    assert re.search(f"The split leaves . of {kept} prompts", refused(*command(name, folder)))
+    assert re.search(
+        f"the split leaves . of {kept} harmful prompts", refused(*command(name, folder))
+    )
 
 
 @pytest.mark.parametrize("name", ["directions", "finetune", "experiment"])
@@ -206,8 +208,15 @@ def test_a_lineage_that_is_missing_or_malformed_is_named(refused, folder, name):
 def test_an_unknown_intervention_or_layer_is_refused(refused, folder):
     finetune, experiment = command("finetune", folder), command("experiment", folder)
     line = refused(*finetune, "--intervention", "blok")
-    assert "--intervention: invalid choice: 'blok'" in line
-    assert "block" in line
+    assert "Unknown arm 'blok'; there are block, push" in line
+    assert "needs runs of" not in line
+    assert "Unknown arm 'drift'" in refused(*finetune, "--intervention", "drift")
+    line = refused(*finetune, "--intervention", "block,push", "--strength", "1")
+    assert "--strength is for one intervention; write several as block:3,cap:0.5" in line
+    line = refused(*experiment, "--strength", "0,1")
+    assert "--strength and --sweep-layers need --intervention" in line
+    line = refused(*experiment, "--arms", "block", "--intervention", "block")
+    assert "Give --arms or --intervention, not both" in line
     line = refused(*finetune, "--intervention", "block", "--layers", "1,7")
     assert "no directions at layers [7]; they have [0, 1, 2]" in line
     line = refused(*experiment, "--arms", "ordinary,push", "--layers", "7")

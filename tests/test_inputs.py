@@ -83,10 +83,12 @@ def test_too_few_harmful_probes_are_refused_even_among_many_benign_ones(folder):
     rows = read_lines(folder / "probes.jsonl")
     few = [row for row in rows if row["kind"] == "benign"] + rows[:4]
     write_lines(folder / "probes.jsonl", few)
-    with pytest.raises(ProbeError, match=r"probes\.jsonl: the split leaves \d harmful prompts"):
+    with pytest.raises(
+        ProbeError, match=r"probes\.jsonl: the split leaves \d of 4 harmful prompts"
+    ):
         Inputs.beside(folder).load()
     write_lines(folder / "probes.jsonl", few[:-4])
-    with pytest.raises(ProbeError, match=r"probes\.jsonl: no harmful prompts"):
+    with pytest.raises(ProbeError, match=r"probes\.jsonl: the split leaves 0 of 0 harmful"):
         Inputs.beside(folder).load()
 
 

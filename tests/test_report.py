@@ -169,10 +169,10 @@ def test_equal_settings_have_equal_hashes():
 
 def test_every_figure_has_a_caption_and_a_text_for_who_cannot_see_it(page):
     plots = [attrs for _, attrs in page.tags if attrs.get("class") == "plot"]
-    assert len(plots) == 9  # seven figures, of which none is left out, and two heat maps
+    assert len(plots) == 10  # eight figures, of which none is left out, and two heat maps
     assert all(len(attrs["aria-label"]) > 40 and attrs["role"] == "img" for attrs in plots)
     tags = [tag for tag, _ in page.tags]
-    assert tags.count("figcaption") == tags.count("figure") == 8
+    assert tags.count("figcaption") == tags.count("figure") == 9
 
 
 def test_hostile_names_stay_text(hostile_report, page):

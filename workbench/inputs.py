@@ -35,15 +35,14 @@ class Splits:
     @classmethod
     def of(cls, probes: ProbeSet, *, seed: int = 0, where: str = "probes") -> "Splits":
         """Split probes of both kinds; `ProbeError` if there are too few harmful ones."""
-        if not len(probes.of_kind("harmful")):
-            raise ProbeError(f'{where}: no harmful prompts; say "kind": "harmful".')
+        total = len(probes.of_kind("harmful"))
         parts = probes.split(**SPLIT, seed=seed)
         harmful = [part.of_kind("harmful") for part in parts]
         for name, part in zip(SPLIT, harmful, strict=True):
             if len(part) < 2:
                 raise ProbeError(
-                    f"{where}: the split leaves {len(part)} harmful prompts for {name!r}; a mean "
-                    "needs at least 2. Give more."
+                    f"{where}: the split leaves {len(part)} of {total} harmful prompts for "
+                    f"{name!r}; a mean needs at least 2. Give more."
                 )
         return cls(*harmful, *(part.of_kind("benign") for part in parts[:2]))
 

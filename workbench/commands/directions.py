@@ -3,11 +3,11 @@
 from argparse import Namespace
 from pathlib import Path
 
-from workbench.commands.options import probes_of
+from workbench.commands.options import probes_file, splits_of
 from workbench.directions import ReversionDirections, fit_directions
 from workbench.errors import RunError
-from workbench.inputs import SPLIT
 from workbench.phases import Lineage
+from workbench.probes import ProbeSet
 from workbench.readout import Readout, read_vocabulary
 from workbench.text import printable
 
@@ -16,9 +16,10 @@ def run(arguments: Namespace) -> None:
     """Fit v_rev and save it; on request read it out."""
     out = _free(Path(arguments.out))
     lineage = Lineage.load(arguments.lineage)
-    probes = probes_of(arguments).of_kind("harmful")
-    if not arguments.all_probes:
-        probes = probes.split(**SPLIT)[0]
+    if arguments.all_probes:
+        probes = ProbeSet.load(probes_file(arguments)).of_kind("harmful")
+    else:
+        probes = splits_of(arguments).fit
     lineage.check()
     fitted = fit_directions(lineage, probes, position=arguments.position)
     readout = _readout(lineage, fitted) if arguments.readout else None
@@ -42,7 +43,10 @@ def _show(readout: Readout) -> None:
     print("logit changes of the first response token at the aligned model, nats per phase gap")
     for row, layer in enumerate(readout.layers):
         preference, p_value = readout.preference[row], readout.p_value[row]
-        print(f"layer {layer}: engaging over refusing {preference:+.3f}, p = {p_value:.2g}")
+        told = f"{preference:+.3f}, p = {p_value:.2g}"
+        if not readout.engaging or not readout.refusing:
+            told = "undefined, as the tokenizer knows no first token of one of them alone"
+        print(f"layer {layer}: engaging over refusing {told}")
         for name, tokens in (("up", readout.top[row]), ("down", readout.bottom[row])):
             # As Python writes them: blanks are part of tokens, and control characters are escaped.
             told = "  ".join(f"{token.text!r} {token.change:+.2f}" for token in tokens)

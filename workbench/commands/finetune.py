@@ -7,7 +7,7 @@ from typing import Any
 
 from workbench.activations import read_activations
 from workbench.arms import Arm, choose_arms, standard_arms
-from workbench.commands.options import probes_of, recipe_of, tell
+from workbench.commands.options import recipe_of, splits_of, tell
 from workbench.conditions import answered, make_intervention, set_up
 from workbench.directions import ReversionDirections, fit_directions
 from workbench.errors import ConfigError
@@ -100,7 +100,7 @@ def _lineage_parts(arguments: Namespace) -> _Parts:
     """Model, probes, directions and intervention for a measured fine-tuning."""
     lineage = Lineage.load(arguments.lineage)
     lineage.check()
-    splits = Splits.of(probes_of(arguments))
+    splits = splits_of(arguments)
     fitted = (
         ReversionDirections.load(arguments.direction)
         if arguments.direction

@@ -60,13 +60,20 @@ def recipe_of(arguments: Namespace) -> Recipe:
     )
 
 
-def probes_of(arguments: Namespace) -> Any:
-    """Return the probes of --probes, or those beside the lineage."""
+def splits_of(arguments: Namespace) -> Any:
+    """Return the parts of the probes of --probes, or of those beside the lineage."""
+    from workbench.inputs import Splits
     from workbench.probes import ProbeSet
 
+    path = probes_file(arguments)
+    return Splits.of(ProbeSet.load(path), where=str(path))
+
+
+def probes_file(arguments: Namespace) -> Path:
+    """Return where the probes are: --probes, or beside the lineage."""
     source = Path(arguments.lineage)
     beside = (source if source.is_dir() else source.parent) / "probes.jsonl"
-    return ProbeSet.load(arguments.probes or beside)
+    return Path(arguments.probes or beside)
 
 
 def tell(arguments: Namespace, text: str) -> None:
