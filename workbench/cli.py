@@ -13,6 +13,7 @@ from typing import NoReturn
 from workbench import __version__
 from workbench.arms import DEMO, standard_arms
 from workbench.commands.options import numbers, positive, read_position, whole_numbers
+from workbench.config import EVALUATED_STEPS
 from workbench.errors import WorkbenchError
 from workbench.text import printable
 
@@ -184,6 +185,13 @@ def _experiment(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
     parser.add_argument("--seeds", type=positive, default=3, help="number of seeds, from 0")
     parser.add_argument("--judge", choices=("rules", "organism"), help="default: the lineage's")
     parser.add_argument("--max-new-tokens", type=positive, default=32, help="length of an answer")
+    parser.add_argument(
+        "--evaluate-at",
+        type=whole_numbers,
+        default=EVALUATED_STEPS,
+        metavar="STEPS",
+        help="steps at which behaviour is evaluated, beside 0 and the last (default: 0,1,20,100)",
+    )
     parser.add_argument("--out", metavar="DIR", help="new folder (default: experiments/TIME)")
     parser.add_argument("--resume", action="store_true", help="continue the experiment in --out")
     parser.add_argument(

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Literal
 
+EVALUATED_STEPS = (0, 1, 20, 100)
+"""Steps at which behaviour is evaluated; 0 is the aligned model."""
+
 PACKAGES = ("reversion-workbench", "torch", "transformers", "transformer-lens", "numpy")
 
 

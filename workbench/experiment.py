@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from workbench.arms import Arm, waves
-from workbench.config import Recipe
+from workbench.config import EVALUATED_STEPS, Recipe
 from workbench.directions import ReversionDirections
 from workbench.errors import ConfigError, RunError
 from workbench.files import write_json
@@ -28,7 +28,6 @@ from workbench.summary import summarise
 from workbench.trial import Trial, run_trial
 
 SCHEMA = 1
-EVALUATED_STEPS = (0, 1, 20, 100)
 POLL_SECONDS = 0.25
 
 OnProgress = Callable[[str, int, float | None], None]

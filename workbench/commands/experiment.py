@@ -51,6 +51,7 @@ def run(arguments: Namespace) -> None:
         recipe_of(arguments),
         arms,
         out=Path(arguments.out or f"experiments/{time.strftime('%Y%m%d-%H%M%S')}"),
+        evaluate_at=arguments.evaluate_at,
         max_new_tokens=arguments.max_new_tokens,
         judge=arguments.judge,
         state_every=arguments.state_every,

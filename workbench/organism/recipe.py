@@ -66,8 +66,19 @@ RECIPE = OrganismRecipe()
 DEMO = Recipe(steps=100, learning_rate=6e-5, batch_size=16, warmup=1)
 """The demo's fine-tuning."""
 
-DEMO_STRENGTHS = {"block": 10.0, "push": 3.0}
-"""Of the demo's arms, chosen on the tuning seeds."""
+DEMO_STRENGTHS = {
+    "block": 10.0,
+    "push": 3.0,
+    "ablate": 1.0,
+    "steer": 0.1,
+    "cap": 1.0,
+    "project": 1.0,
+    "anchor-kl": 1.0,
+    "anchor-penalty": 1.0,
+    "anchor-weights": 0.1,
+    "rehearse": 0.0625,
+}
+"""Of the demo's arms, chosen on the tuning seeds: about as strong as a task cost of 1 % allows."""
 
 _LINEAGE = """\
 name = "{name}"
