@@ -119,11 +119,11 @@ def test_another_or_a_damaged_file_is_refused(left, directions, tmp_path):
     with pytest.raises(ProvenanceError, match=r"schema 'workbench\.directions/2', not workbench"):
         Aftermath.load(path)
     save_file({"mean": torch.zeros(1)}, path)
-    with pytest.raises(ProvenanceError, match="not an aftermath file, or damaged"):
+    with pytest.raises(ProvenanceError, match="not a file of aftermath, or damaged"):
         Aftermath.load(path)
     left.save(path)
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ProvenanceError, match=r"damaged .*; fine-tune again"):
+    with pytest.raises(ProvenanceError, match=r"damaged .*; make it again"):
         Aftermath.load(path)
 
 

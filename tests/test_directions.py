@@ -186,7 +186,7 @@ def test_a_file_that_is_no_directions_file_is_refused(directions, tmp_path):
     blob = path.read_bytes()
     for damaged in (b"", b"not a file", blob[:10], blob[: len(blob) // 2], blob[:-1]):
         path.write_bytes(damaged)
-        with pytest.raises(ProvenanceError, match=r"d\.safetensors: not a directions file, or dam"):
+        with pytest.raises(ProvenanceError, match=r"d\.safetensors: not a file of directions, or"):
             ReversionDirections.load(path)
 
 
@@ -198,13 +198,13 @@ def about(**changes):
 @pytest.mark.parametrize(
     ("metadata", "tensors", "message"),
     [
-        (None, ["unit"], "not a directions file"),
-        ({"workbench": "{"}, ["unit"], "not a directions file"),
-        ({"workbench": "[]"}, ["unit"], "not a directions file"),
+        (None, ["unit"], "not a file of directions"),
+        ({"workbench": "{"}, ["unit"], "not a file of directions"),
+        ({"workbench": "[]"}, ["unit"], "not a file of directions"),
         (about(schema="workbench.directions/9"), ["unit"], "schema 'workbench.directions/9', not"),
-        (about(), ["unit"], "not a directions file"),
-        (about(), [*TENSORS, "more"], "not a directions file"),
-        (about(layers=3), TENSORS, "not a directions file"),
+        (about(), ["unit"], "not a file of directions"),
+        (about(), [*TENSORS, "more"], "not a file of directions"),
+        (about(layers=3), TENSORS, "not a file of directions"),
     ],
 )
 def test_another_safetensors_file_is_refused(tmp_path, metadata, tensors, message):

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1] / "workbench"
 ORDER = """
     errors text paper files locks resources states batches dropout bootstrap progress
     config arms records models loading phases probes inputs encoding activations phase_reading
-    directions drift measurement isotropic nulls significance refit aftermath controls losses
-    generation judges readout interventions penalties anchors projections edits editing
+    artefacts directions drift measurement isotropic nulls significance refit aftermath controls
+    losses generation judges readout interventions penalties anchors projections edits editing
     training_edits rehearsal
     updates finetune evaluation statistic runs conditions trial groundwork archive evidence
     blocking tradeoff comparison summary worlds calibration

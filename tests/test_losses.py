@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from workbench.encoding import encode
-from workbench.losses import response_logits, response_losses, response_targets, response_tokens
+from workbench.encoding import encode, response_tokens
+from workbench.losses import response_logits, response_losses, response_targets
 
 
 @pytest.fixture(scope="module")

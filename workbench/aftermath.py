@@ -1,22 +1,18 @@
 """Aftermath: what one fine-tuning left in the residual stream."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 import torch
 from einops import einsum
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
+from workbench.artefacts import Artefact
 from workbench.directions import ReversionDirections
-from workbench.errors import ConfigError, DegenerateDirectionError, LayerError, ProvenanceError
-from workbench.files import write_atomic
+from workbench.errors import ConfigError, DegenerateDirectionError, LayerError
 from workbench.refit import NEGLIGIBLE
 
 SCHEMA = "workbench.aftermath/1"
@@ -96,33 +92,18 @@ class Aftermath:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file that carries its provenance."""
-        about = {"schema": SCHEMA, "layers": list(self.layers), "provenance": dict(self.provenance)}
-        content = save(
-            {name: getattr(self, name).contiguous() for name in TENSORS},
-            metadata={"workbench": json.dumps(about, sort_keys=True)},
-        )
-        write_atomic(Path(path), content)
+        tensors = {name: getattr(self, name) for name in TENSORS}
+        Artefact(tensors, self.layers, self.provenance).save(path, SCHEMA)
 
     @classmethod
     def load(cls, path: str | Path) -> "Aftermath":
         """Read what `save` wrote.
 
         Raises:
-            ProvenanceError: If the file is not an aftermath file, or damaged.
+            ProvenanceError: If the file is something else, or damaged.
         """
-        if not Path(path).is_file():
-            raise ProvenanceError(f"{path}: no such aftermath file.")
-        try:
-            with safe_open(path, "pt") as file:
-                about = json.loads((file.metadata() or {})["workbench"])
-                if about.get("schema") != SCHEMA:
-                    raise ProvenanceError(f"{path}: schema {about.get('schema')!r}, not {SCHEMA}.")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return cls(**tensors, layers=tuple(about["layers"]), provenance=about["provenance"])
-        except (SafetensorError, KeyError, TypeError, AttributeError, JSONDecodeError) as error:
-            raise ProvenanceError(
-                f"{path}: not an aftermath file, or damaged ({error}); fine-tune again."
-            ) from error
+        stored = Artefact.load(path, SCHEMA, TENSORS, "aftermath")
+        return cls(**stored.tensors, layers=stored.layers, provenance=stored.provenance)
 
     def check_layers(self, directions: ReversionDirections) -> None:
         """Refuse directions of other layers.

@@ -1,20 +1,17 @@
 """Reversion directions: per layer, the way back from the aligned model to the witness."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 import torch
 from einops import einsum
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from workbench.activations import Position
+from workbench.artefacts import Artefact
 from workbench.bootstrap import resample_counts
 from workbench.errors import (
     DegenerateDirectionError,
@@ -22,7 +19,6 @@ from workbench.errors import (
     ProbeError,
     ProvenanceError,
 )
-from workbench.files import write_atomic
 from workbench.phase_reading import PhaseReading, read_phase
 from workbench.phases import Lineage
 from workbench.probes import Kind, ProbeSet
@@ -61,34 +57,17 @@ class ReversionDirections:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file that carries its provenance."""
         tensors = {name: getattr(self, name) for name in TENSORS}
-        about = {"schema": SCHEMA, "layers": list(self.layers), "provenance": dict(self.provenance)}
-        content = save(
-            {name: value.contiguous() for name, value in tensors.items()},
-            metadata={"workbench": json.dumps(about, sort_keys=True)},
-        )
-        write_atomic(Path(path), content)
+        Artefact(tensors, self.layers, self.provenance).save(path, SCHEMA)
 
     @classmethod
     def load(cls, path: str | Path) -> "ReversionDirections":
         """Read what `save` wrote.
 
         Raises:
-            ProvenanceError: If the file is not a directions file, or damaged.
+            ProvenanceError: If the file is something else, or damaged.
         """
-        if not Path(path).is_file():
-            raise ProvenanceError(f"{path}: no such directions file.")
-        try:
-            with safe_open(path, "pt") as file:
-                about = json.loads((file.metadata() or {})["workbench"])
-                if about.get("schema") != SCHEMA:
-                    raise ProvenanceError(f"{path}: schema {about.get('schema')!r}, not {SCHEMA}.")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            layers, provenance = tuple(about["layers"]), about["provenance"]
-            return cls(**tensors, layers=layers, provenance=provenance)
-        except (SafetensorError, KeyError, TypeError, AttributeError, JSONDecodeError) as error:
-            raise ProvenanceError(
-                f"{path}: not a directions file, or damaged ({error}); fit it again."
-            ) from error
+        stored = Artefact.load(path, SCHEMA, TENSORS, "directions")
+        return cls(**stored.tensors, layers=stored.layers, provenance=stored.provenance)
 
     def check_model(self, fingerprint: str) -> None:
         """Refuse a model that is not the aligned checkpoint these directions start from.

@@ -74,6 +74,36 @@ def encode_example(model: ReadableModel, example: Mapping[str, Any]) -> Encoded:
     )
 
 
+def encode_examples(
+    model: ReadableModel, examples: Sequence[Mapping[str, Any]], kind: str
+) -> list[Encoded]:
+    """Return the token ids of training examples.
+
+    Args:
+        model: As in `encode_example`.
+        examples: As in `encode_example`.
+        kind: What to call one of them in an error.
+
+    Raises:
+        ProbeError: If one cannot be encoded or has no response to learn from; it says which.
+    """
+    encoded = []
+    for number, example in enumerate(examples):
+        try:
+            item = encode_example(model, example)
+        except ProbeError as error:
+            raise ProbeError(f"{kind} {number}: {error}") from error
+        if response_tokens(item) == 0:
+            raise ProbeError(f"{kind} {number} has no response tokens to learn from.")
+        encoded.append(item)
+    return encoded
+
+
+def response_tokens(item: Encoded) -> int:
+    """Return how many tokens of `item` are predicted: those of its response."""
+    return len(item.ids) - item.prompt_length
+
+
 def pad(
     sequences: Sequence[Sequence[int]], *, fill: int, device: torch.device
 ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"] | None]:

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.encoding import Encoded, encode
+from workbench.encoding import Encoded, encode, response_tokens
 from workbench.errors import ProbeError
 from workbench.generation import answer
 from workbench.judges import Judge, Verdict, find_judge
-from workbench.losses import response_logits, response_losses, response_tokens
+from workbench.losses import response_logits, response_losses
 from workbench.models import HookedModel, evaluation_mode
 from workbench.probes import ProbeSet
 from workbench.records import Estimate, Scores

@@ -13,10 +13,10 @@ from torch import Tensor
 from workbench.batches import BatchOrder
 from workbench.directions import ReversionDirections
 from workbench.dropout import DropoutStream
-from workbench.encoding import Encoded, encode_example
+from workbench.encoding import Encoded, encode_examples, response_tokens
 from workbench.errors import ConfigError, DivergedError, ProbeError
 from workbench.interventions import Active, Intervention, Start, as_list
-from workbench.losses import response_losses, response_tokens
+from workbench.losses import response_losses
 from workbench.measurement import Measurement
 from workbench.models import HookedModel
 from workbench.probes import ProbeSet
@@ -97,7 +97,7 @@ class FineTuning:
         self.accumulation = accumulation
         settings = UpdateSettings(learning_rate, warmup, schedule, weight_decay, clip)
         self._updates = Updates(model.hf, settings, trainable)
-        self._examples = _encode_all(model, examples)
+        self._examples = encode_examples(model, examples, "Example")
         self._order = BatchOrder(len(self._examples), batch_size, seed)
         self._measure_at = {*(MEASURED_STEPS if measure_at is None else measure_at), steps}
         self._measurement = (
@@ -271,19 +271,6 @@ def _check_sources(
 def _generator(seed: int, position: int) -> torch.Generator:
     """Randomness of the intervention at `position`, apart from data order and dropout."""
     return torch.Generator().manual_seed(seed + 1_000_003 * (position + 1))
-
-
-def _encode_all(model: HookedModel, examples: Sequence[Mapping[str, Any]]) -> list[Encoded]:
-    encoded = []
-    for number, example in enumerate(examples):
-        try:
-            item = encode_example(model, example)
-        except ProbeError as error:
-            raise ProbeError(f"Example {number}: {error}") from error
-        if response_tokens(item) == 0:
-            raise ProbeError(f"Example {number} has no response tokens to learn from.")
-        encoded.append(item)
-    return encoded
 
 
 def _add(total: list[Tensor | None], extra: Sequence[Tensor | None], scale: float) -> None:

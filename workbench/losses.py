@@ -7,13 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from workbench.encoding import Encoded, fill_token, pad
+from workbench.encoding import Encoded, fill_token, pad, response_tokens
 from workbench.models import ReadableModel
-
-
-def response_tokens(item: Encoded) -> int:
-    """Return how many tokens of `item` are predicted: those of its response."""
-    return len(item.ids) - item.prompt_length
 
 
 def response_logits(model: ReadableModel, items: Sequence[Encoded]) -> Float[Tensor, "token vocab"]:

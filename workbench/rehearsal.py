@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from workbench.encoding import Encoded, encode_example
+from workbench.encoding import Encoded, encode_examples
 from workbench.errors import ConfigError, ProbeError
 from workbench.generation import answer
 from workbench.interventions import Active, Intervention, Start, check_strength
-from workbench.losses import response_tokens
 from workbench.models import HookedModel
 from workbench.probes import ProbeSet
 
@@ -83,7 +82,9 @@ class Rehearse(Intervention):
             examples = [
                 {"prompt": probe.prompt, "response": probe.response} for probe in answered.probes
             ]
-        return ActiveRehearsal(self, start, _encode_all(start.model, examples))
+        return ActiveRehearsal(
+            self, start, encode_examples(start.model, examples, "rehearse: safety example")
+        )
 
 
 class ActiveRehearsal(Active):
@@ -151,16 +152,3 @@ def _prompts(examples: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         text = first.get("content", first.get("prompt")) if isinstance(first, Mapping) else None
         if isinstance(text, str):
             yield text
-
-
-def _encode_all(model: HookedModel, examples: Sequence[Mapping[str, Any]]) -> list[Encoded]:
-    encoded = []
-    for number, example in enumerate(examples):
-        try:
-            item = encode_example(model, example)
-        except ProbeError as error:
-            raise ProbeError(f"rehearse: safety example {number}: {error}") from error
-        if response_tokens(item) == 0:
-            raise ProbeError(f"rehearse: safety example {number} has no response to learn from.")
-        encoded.append(item)
-    return encoded
