@@ -108,8 +108,8 @@ def planted_summary(*, extra=()):
         "nulls": {},
         "paper": [{"quantity": "harmfulness", "paper": "19.0 % → 8.5 %", "ours": "55 % → 15 %"}],
         "ordering": {
-            "alignment": {"holds": 9, "n": 9, "p": 2.0**-9},
-            "harmfulness": {"holds": 8, "n": 9, "p": 0.0195},
+            "alignment": {"holds": 9, "n": 9, "lineages_hold": 3, "lineages": 3, "p": 6.0**-3},
+            "harmfulness": {"holds": 8, "n": 9, "lineages_hold": 2, "lineages": 3, "p": 0.0741},
         },
         "spearman": {
             "r": 0.91,
@@ -174,7 +174,7 @@ def _sweep(arms):
     return [
         row
         | {key: _last(arms, row["arm"], key) for key in ("alignment", "harmfulness", "task_cost")}
-        | {"log_odds": _last(arms, row["arm"], "refusal_log_odds")}
+        | {"refusal_log_odds": _last(arms, row["arm"], "refusal_log_odds")}
         for row in rows
     ]
 

@@ -8,7 +8,7 @@ from planted_experiment import N_LAYERS, build_experiment
 from safetensors.numpy import save_file
 
 from workbench.archive import Archive
-from workbench.blocking import after_blocking
+from workbench.blocking import _share, after_blocking
 
 D_MODEL = 4
 GAP = 2.0
@@ -61,6 +61,13 @@ def test_returned_behaviour_is_a_share_of_ordinarys_shift(archive):
     found = after_blocking(archive)["block"]
     assert found["harmfulness_returned"]["mean"] == pytest.approx(expected)
     assert 0 < expected < 0.5  # planted: blocking keeps most of it away
+
+
+def test_a_shift_within_its_own_noise_gives_no_share():
+    steady, noisy = np.array([[0.1, 0.4], [0.3, 0.5]]), np.array([[0.1, 0.4], [0.3, -0.5]])
+    assert _share(steady) == pytest.approx(0.2 / 0.45)
+    assert _share(noisy) is None
+    assert _share(np.array([[0.1, 0.0]])) is None
 
 
 def test_without_an_ordinary_arm_or_a_way_left_shares_are_undefined(archive):

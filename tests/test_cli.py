@@ -232,7 +232,7 @@ def test_a_layer_sweep_intervenes_at_every_layer_and_band(call, inputs_folder, t
     call("experiment", inputs_folder, "--out", out, "--intervention", "block:1", "--sweep-layers",
          *options)  # fmt: skip
     rows = json.loads((out / "summary.json").read_text())["layers"]["rows"]
-    assert [row["layers"] for row in rows] == [[0], [1], [2], [0, 1]]
+    assert [row["layers"] for row in rows] == [[0], [1], [2], [0, 1], None]
 
 
 def test_report_of_a_single_run_is_written_where_asked(call, inputs_folder, tmp_path):

@@ -91,6 +91,15 @@ def test_an_arm_is_the_intervention_it_names(name, held, reversion):
         assert made.hinge == "none"
 
 
+def test_nothing_holds_or_rehearses_what_a_harmful_prompt_was_answered_with(held, reversion):
+    complied = [replace(probe, response="Sure, here is how") for probe in held.penalty.probes]
+    for name in ("anchor-penalty", "rehearse"):
+        penalty = ProbeSet(tuple(complied))
+        made = make_intervention(ARMS[name], Condition(reversion), penalty, held.benign_penalty)
+        assert made.probes.prompts == penalty.prompts
+        assert {probe.response for probe in made.probes.probes} == {None}
+
+
 def test_the_ordinary_arm_does_nothing(held, reversion):
     nothing = Condition(reversion)
     assert make_intervention(ARMS["ordinary"], nothing, held.penalty, held.benign_penalty) is None

@@ -384,11 +384,11 @@ def test_the_ordering_has_its_sign_test_and_the_correlation_within_arms(summary)
     from workbench.plots.controls import ordering_table
 
     rows = ordering_table(summary).rows
-    assert rows[0][1:] == ("9 of 9", "p = 0.0020, sign test")
+    assert rows[0][1:] == ("9 of 9", "on lineage means in 3 of 3, p = 0.0046")
     within = list(summary["spearman"]["within_arms"].values())
     assert rows[2][1] == f"{len(within)} arms"
     assert f"median {np.median(within):.2f}" in rows[2][2]
-    untested = {"alignment": {"holds": 9, "n": 9}}
+    untested = {"alignment": {"holds": 9, "n": 9, "p": None}}
     assert ordering_table(summary | {"ordering": untested}) is None
 
 

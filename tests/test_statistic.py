@@ -36,6 +36,7 @@ def test_with_several_lineages_it_is_over_their_means():
     expected = stats.ttest_1samp([0.1, 1.1, 0.5], 0).confidence_interval(0.95)
     assert found["interval"] == pytest.approx([expected.low, expected.high])
     assert (found["interval_over"], found["n"]) == ("lineages", 5)
+    assert found["mean"] == pytest.approx(np.mean([0.1, 1.1, 0.5]))  # the interval's middle
     over_seeds = statistic([0.0, 0.2, 1.0, 1.2, 0.5])["interval"]
     assert found["interval"][1] - found["interval"][0] > over_seeds[1] - over_seeds[0]
 
@@ -58,6 +59,7 @@ def test_the_sign_test_is_the_binomial_tail():
     assert sign_test([True] * 9) == pytest.approx(0.5**9)
     assert sign_test([True, True, False]) == pytest.approx(0.5)
     assert sign_test([False]) == 1.0
+    assert sign_test([True] * 3, 1 / 6) == pytest.approx(1 / 216)
     assert sign_test([]) is None
 
 

@@ -122,6 +122,18 @@ def test_task_cost_is_the_share_of_the_ordinary_gain_that_an_arm_loses(summary):
     assert summary["arms"]["block"]["task_cost"]["mean"] > 0.02  # planted: 0.25 of 3.6 nats
 
 
+def test_a_task_that_ordinary_fine_tuning_did_not_learn_has_no_cost(own):
+    def swap(line):
+        if "scores" in line:
+            line["scores"]["task_loss"]["value"] = 1.0 + line["step"] / 100
+
+    for arm in LINE:
+        change_records(own, f"l0-{arm}-0", swap)
+    costs = summarise(own)["arms"]["block"]["task_cost"]
+    assert costs["per_seed"][0] is None
+    assert costs["per_seed"][1] is not None
+
+
 def test_nulls_count_the_defined_pairs_of_the_ordinary_arm_above_each_p99(summary):
     layers = np.concatenate([planted_alignment("ordinary", seed) for seed in SEEDS])
     means = np.nanmean(layers, axis=1)
@@ -135,19 +147,16 @@ def test_nulls_count_the_defined_pairs_of_the_ordinary_arm_above_each_p99(summar
 
 
 def test_the_ordering_counts_the_seeds_in_which_it_holds(summary, own):
-    assert summary["ordering"] == {
-        name: {"holds": 3, "n": 3, "p": 1 / 8} for name in ("alignment", "harmfulness")
-    }
+    told = {"holds": 3, "n": 3, "lineages_hold": 1, "lineages": 1, "p": None}  # one: no test
+    assert summary["ordering"] == {name: told for name in ("alignment", "harmfulness")}
 
     def swap(line):
         if "scores" in line:
             line["scores"]["harmfulness"]["value"] = 1.0
 
     change_records(own, "l0-ordinary-1", swap)
-    assert summarise(own)["ordering"] == {
-        "alignment": {"holds": 2, "n": 2, "p": 1 / 4},
-        "harmfulness": {"holds": 1, "n": 2, "p": 3 / 4},
-    }
+    found = summarise(own)["ordering"]
+    assert (found["alignment"]["holds"], found["harmfulness"]["holds"]) == (2, 1)
 
 
 def test_without_all_three_arms_there_is_no_ordering(tmp_path):
@@ -211,6 +220,13 @@ def test_seeds_of_several_lineages_stand_side_by_side(two):
     assert two["arms"]["ordinary"]["alignment"]["100"]["per_seed"] == pytest.approx(expected)
 
 
+def test_the_ordering_is_tested_over_lineages(two):
+    for told in two["ordering"].values():
+        assert (told["holds"], told["n"]) == (4, 4)
+        assert (told["lineages_hold"], told["lineages"]) == (2, 2)
+        assert told["p"] == pytest.approx(1 / 36)
+
+
 def test_with_several_lineages_spearman_is_resampled_by_lineage(two):
     at_end = {
         name: np.array([two["arms"][arm][name]["100"]["per_seed"] for arm in LINE])
@@ -256,6 +272,7 @@ def test_a_folder_that_holds_no_experiment_is_refused(tmp_path):
         ({"runs": ["../../one"]}, "is not a name for a run"),
         ({"runs": ["none"]}, "no run here"),
         ({"measured_steps": [1, 2]}, "measured at other steps"),
+        ({"arms": []}, "of arm 'ordinary', which experiment.json lacks"),
     ],
 )
 def test_a_plan_that_does_not_fit_the_runs_is_refused(own, changes, message):
@@ -268,4 +285,18 @@ def test_a_plan_that_does_not_fit_the_runs_is_refused(own, changes, message):
 def test_a_damaged_file_is_named(own, name):
     (own / name).write_text('{"half": ')
     with pytest.raises(RunError, match=f"{name}: cannot be read"):
+        summarise(own)
+
+
+def test_a_stored_file_without_a_key_is_told_in_one_line(own):
+    plan = json.loads((own / "experiment.json").read_text())
+    del plan["measured_steps"]
+    (own / "experiment.json").write_text(json.dumps(plan))
+    with pytest.raises(RunError, match=r"experiment\.json: lacks measured_steps"):
+        summarise(own)
+
+
+def test_a_null_without_its_h0_is_told_in_one_line(own):
+    (own / "lineages/l0/nulls.json").write_text('{"matched": {}}')
+    with pytest.raises(RunError, match="a stored file lacks 'h0'; it is damaged"):
         summarise(own)

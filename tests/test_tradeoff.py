@@ -44,6 +44,20 @@ def test_without_ordinary_a_dose_response_starts_at_its_lowest_strength(arms):
     assert dose(arms, "9")["block"]["arms"] == ["block:0.25", "block:1", "block:4"]
 
 
+def test_a_dose_at_some_layers_is_a_response_of_its_own(arms):
+    for strength in (1.0, 2.0):
+        arms[f"cap:{strength:g}"] = arms["cap"] | {"strength": strength, "layers": [1, 3]}
+    found = dose(arms, "9")
+    assert found.keys() == {"block", "cap@1+3"}
+    assert found["cap@1+3"]["strength"] == [0.0, 1.0, 2.0]
+
+
+def test_a_scaled_arm_has_no_dose(arms):
+    for name in ("matched", "matched:2"):
+        arms[name] = arms["block:4"] | {"matching": {}}
+    assert dose(arms, "9").keys() == {"block"}
+
+
 def test_the_pareto_front_holds_what_nothing_dominates(arms):
     points = {point["arm"]: point for point in tradeoff(arms, "9")["points"]}
     assert "push" not in points
@@ -61,9 +75,11 @@ def test_equal_arms_are_on_the_front_together_and_undefined_ones_are_not(arms):
 
 
 def test_a_layer_sweep_has_the_arms_at_some_layers(arms):
+    arms = {"block": arms["block:4"]} | arms
     rows = layer_sweep(arms, "9")["rows"]
     assert [(row["arm"], row["layers"], row["harmfulness"]["mean"]) for row in rows] == [
-        ("block@0-1", [0, 1], 0.55)
+        ("block@0-1", [0, 1], 0.55),
+        ("block", None, 0.3),  # beside it, not another strength
     ]
     del arms["block@0-1"]
     assert layer_sweep(arms, "9") is None

@@ -42,6 +42,11 @@ class Archive:
             raise RunError(
                 f"{folder}: schema {archive.plan.get('schema')!r}, this version reads {SCHEMA}."
             )
+        if (
+            missing := {"arms", "lineages", "measured_steps", "recipe", "runs"}
+            - archive.plan.keys()
+        ):
+            raise RunError(f"{folder}/experiment.json: lacks {', '.join(sorted(missing))}.")
         for run in (run for several in archive.by_arm.values() for run in several):
             if run.status != "done":
                 raise RunError(f"{folder}: {run.id} is not finished; continue with --resume.")

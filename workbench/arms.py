@@ -81,9 +81,9 @@ class Arm:
             raise ConfigError(f"Arm {self.name}: strength is {self.strength}; give a number.")
 
     @property
-    def base(self) -> str:
-        """Its name without strength and layers."""
-        return self.name.partition("@")[0].partition(":")[0]
+    def has_layers(self) -> bool:
+        """Whether what it does is done at layers; an anchor and rehearsal hold the whole model."""
+        return self.intervention not in ("none", "anchor", "rehearse")
 
     @property
     def slug(self) -> str:
@@ -94,6 +94,11 @@ class Arm:
     def needs(self) -> tuple[str, ...]:
         """Arms whose runs must have ended, seed by seed, before this one's can start."""
         return tuple(name for name in (self.match, self.source) if name is not None)
+
+
+def base_of(name: str) -> str:
+    """Return the name of an arm without strength and layers."""
+    return name.partition("@")[0].partition(":")[0]
 
 
 def standard_arms(
@@ -146,7 +151,7 @@ def standard_arms(
     return {
         arm.name: arm
         if arm.intervention == "none"
-        else replace(arm, penalty_batch=penalty_batch, layers=layers)
+        else replace(arm, penalty_batch=penalty_batch, layers=layers if arm.has_layers else None)
         for arm in arms
     }
 
@@ -203,7 +208,7 @@ def dose_names(names: Iterable[str], strengths: Sequence[float]) -> list[str]:
 
 
 def layer_names(names: Iterable[str], n_layers: int) -> list[str]:
-    """Return arms for a layer sweep: each name at every single layer, half and third of them."""
+    """Return arms for a layer sweep: each name at every layer, half and third of them, and all."""
     layers = list(range(n_layers))
     sets = [[layer] for layer in layers]
     for parts in (2, 3):
@@ -211,7 +216,11 @@ def layer_names(names: Iterable[str], n_layers: int) -> list[str]:
         ends = [part * size + min(part, more) for part in range(parts + 1)]
         sets += [layers[first:last] for first, last in pairwise(ends)]
     told = [f"{part[0]}-{part[-1]}" if len(part) > 1 else f"{part[0]}" for part in sets if part]
-    return [f"{name}@{part}" for name in names for part in dict.fromkeys(told)]
+    return [
+        f"{name}{part}"
+        for name in names
+        for part in (*(f"@{one}" for one in dict.fromkeys(told)), "")
+    ]
 
 
 def _parse(name: str, arms: Mapping[str, Arm]) -> Arm:
@@ -223,15 +232,31 @@ def _parse(name: str, arms: Mapping[str, Arm]) -> Arm:
     if "@" in name or ":" in name:
         if arm.intervention == "none":
             raise ConfigError(f"Arm {name!r}: {base} takes neither strength nor layers.")
+        if layers and not arm.has_layers:
+            raise ConfigError(f"Arm {name!r}: {base} acts on the whole model and takes no layers.")
+        if strength and arm.match is not None:
+            raise ConfigError(
+                f"Arm {name!r}: its gradient is scaled to that of {arm.match!r}, so a strength "
+                "would change nothing; leave it out."
+            )
         if strength:
             arm = replace(arm, strength=_number(strength, name))
         if layers:
             arm = replace(arm, layers=_layers(layers, name))
+        arm = _with_counterparts(arm, name[len(base) :])
         if name.endswith((":", "@")) or ":@" in name:
             raise ConfigError(
                 f"Arm {name!r}: write NAME[:STRENGTH][@LAYERS], such as block:0.5@2-3."
             )
     return arm
+
+
+def _with_counterparts(arm: Arm, suffix: str) -> Arm:
+    """Let a scaled or re-fitted arm refer to what acts at its layers, and as strongly."""
+    at = suffix.partition("@")[1] + suffix.partition("@")[2]
+    if arm.match is not None:
+        arm = replace(arm, match=arm.match + at)
+    return replace(arm, source=f"{arm.source}{suffix}") if arm.rank > 1 else arm
 
 
 def _number(text: str, name: str) -> float:

@@ -1,14 +1,15 @@
 """After blocking: what a blocked fine-tuning did off the direction, from stored runs alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from workbench.archive import Archive, read_tensors
+from workbench.archive import Archive, Statistic, read_tensors
 from workbench.refit import Refit, refit, shared
 from workbench.runs import AFTERMATH, Run
+from workbench.statistic import statistic
 
 Array = np.ndarray
 
@@ -32,8 +33,7 @@ def after_blocking(archive: Archive) -> dict[str, Any]:
         layers = [_layers(archive, run, ordinary.get(_place(run))) for run in runs]
         told: dict[str, Any] = {key: [one[key] for one in layers] for key in layers[0]}
         for key, score in (("harmfulness", "harmfulness"), ("log_odds", "refusal_log_odds")):
-            values = [_returned(archive, run, ordinary.get(_place(run)), score) for run in runs]
-            told[f"{key}_returned"] = archive.statistic(runs, values)
+            told[f"{key}_returned"] = _returned(archive, runs, ordinary, score)
         found[arm["name"]] = told
     return found
 
@@ -61,16 +61,33 @@ def _numbers(values: Float[Array, " layer"]) -> list[float | None]:
     return [float(value) if np.isfinite(value) else None for value in values]
 
 
-def _returned(archive: Archive, run: Run, ordinary: Run | None, score: str) -> float | None:
-    """Share of ordinary's shift since step 0 that this run has; None where it did not shift."""
-    if ordinary is None:
-        return None
-    start, usual, mine = (
-        one.scores()[step][score]["value"]
-        for one, step in ((ordinary, 0), (ordinary, _end(archive)), (run, _end(archive)))
-    )
-    return (mine - start) / (usual - start) if usual != start else None
+def _returned(
+    archive: Archive, runs: Sequence[Run], ordinary: Mapping[tuple[str, int], Run], score: str
+) -> Statistic:
+    """Share of ordinary's shift since step 0 that is there too, one per lineage.
+
+    Of means over seeds: a single run's shift may be of one prompt. None where ordinary's mean shift
+    is not above two standard errors.
+    """
+    shifts: dict[str, list[tuple[float, float]]] = {}
+    for run in runs:
+        lineage, _ = place = _place(run)
+        if place in ordinary:
+            start = _score(ordinary[place], 0, score)
+            ends = (_score(one, int(archive.last_step), score) for one in (run, ordinary[place]))
+            mine, usual = (end - start for end in ends)
+            shifts.setdefault(lineage, []).append((mine, usual))
+    shares = {lineage: _share(np.array(pairs)) for lineage, pairs in shifts.items()}
+    return statistic([*shares.values()], [*shares])
 
 
-def _end(archive: Archive) -> int:
-    return int(archive.last_step)
+def _share(pairs: Float[Array, "run 2"]) -> float | None:
+    mine, usual = pairs.mean(axis=0)
+    n = len(pairs)
+    noise = 2 * pairs[:, 1].std(ddof=1) / np.sqrt(n) if n > 1 else 0.0
+    return float(mine / usual) if abs(usual) > noise else None
+
+
+def _score(run: Run, step: int, name: str) -> float:
+    value = run.scores()[step][name]["value"]
+    return np.nan if value is None else float(value)

@@ -84,10 +84,16 @@ def calibrate(
         tell: Told the name of each world before it is simulated.
 
     Raises:
-        ConfigError: If there are fewer than 2 simulations, a negative seed or an unknown world.
+        ConfigError: If there are fewer than 2 simulations, a negative seed, an unknown world, or
+            too many layers for that level.
     """
     _check(simulations, seed, worlds)
     size = size or Size()
+    if (DRAWS + 1) * alpha < size.layers:
+        raise ConfigError(
+            f"{DRAWS} draws cannot resolve {size.layers} layers at a level of {alpha}; "
+            "take fewer layers or a higher level."
+        )
     counts, alignments, tested = [], [], ()
     for name in worlds:
         if tell is not None:

@@ -5,7 +5,7 @@ earlier runs, and the trace that an auxiliary gradient is scaled to.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,8 @@ def make_intervention(
         "layers": layers,
         "batch_size": arm.penalty_batch,
     }
+    # A harmful prompt's own response may be compliance: nothing is to hold or rehearse that.
+    unanswered = ProbeSet(tuple(replace(probe, response=None) for probe in penalty.probes))
     penalised = on_probes | {"hinge": arm.hinge, "trace": condition.trace}
     match arm.intervention:
         case "none":
@@ -145,10 +147,10 @@ def make_intervention(
         case "anchor" if arm.anchor == "weights":
             return Anchor(arm.strength, kind="weights")
         case "anchor":
-            probes = penalty if arm.prompts == "penalty" else _wanted(arm, benign)
+            probes = unanswered if arm.prompts == "penalty" else _wanted(arm, benign)
             return Anchor(arm.strength, probes=probes, batch_size=arm.penalty_batch)
         case "rehearse":
-            return Rehearse(arm.strength, probes=penalty, max_new_tokens=max_new_tokens)
+            return Rehearse(arm.strength, probes=unanswered, max_new_tokens=max_new_tokens)
     raise ConfigError(f"Unknown intervention {arm.intervention!r} in arm {arm.name!r}.")
 
 

@@ -217,7 +217,8 @@ def _kl(model: HookedModel, benign: ProbeSet, reference: Reference | None) -> Es
 
 
 def _exponential(loss: Estimate) -> Estimate:
-    return Estimate(*(math.exp(x) for x in (loss.value, loss.low, loss.high)), n=loss.n)
+    with np.errstate(over="ignore"):  # of a diverged model it is infinite
+        return Estimate(*(float(np.exp(x)) for x in (loss.value, loss.low, loss.high)), n=loss.n)
 
 
 def _log_probs(model: HookedModel, items: Sequence[Encoded]) -> Tensor:

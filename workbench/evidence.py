@@ -1,11 +1,16 @@
 """Evidence of an experiment against its nulls, computed from stored drifts and readings."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from workbench.archive import Archive, Statistic, read_tensors
+from workbench.nulls import Null, draws_needed, matched_null
 from workbench.records import cosine, mean_defined
 from workbench.runs import Run
 from workbench.significance import significance
@@ -21,25 +26,58 @@ def run_significance(archive: Archive, runs: Sequence[Run]) -> dict[str, Any] | 
     places = [archive.lineage_folder(run) for run in runs]
     if not runs or not all((place / "evidence.safetensors").is_file() for place in places):
         return None
-    told: dict[str, Any] = {}
-    found = {}
-    for run, place in zip(runs, places, strict=True):
+    grounds = {place: _Ground.at(place, len(archive.plan["measured_steps"])) for place in {*places}}
+    tested = {run.id: grounds[place].test(run) for run, place in zip(runs, places, strict=True)}
+    families = dict.fromkeys(one["family"] for one in tested.values())
+    return {
+        "alpha": ALPHA,
+        "family": "; ".join(families),
+        "tests": max(one["tests"] for one in tested.values()),
+        "draws": max(one["draws"] for one in tested.values()),
+        "runs": {
+            name: {key: one[key] for key in ("nulls", "resolution", "tests")}
+            for name, one in tested.items()
+        },
+    }
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What the runs of one lineage are tested against; the matched null is drawn once."""
+
+    unit: Float[np.ndarray, "layer d_model"]
+    gap: Float[np.ndarray, " layer"]
+    differences: Float[np.ndarray, "layer prompt d_model"]
+    fitted_clusters: list[int]
+    matched: Null
+
+    @classmethod
+    def at(cls, place: Path, n_steps: int) -> "_Ground":
         reversion = read_tensors(place / "directions.safetensors")
         evidence = read_tensors(place / "evidence.safetensors")
-        one = significance(
-            run.layer_values("alignment"),
-            run.drift(),
+        draws = draws_needed(n_steps * len(reversion["gap"]), ALPHA)
+        clusters = evidence["measured_clusters"].tolist()
+        directions = SimpleNamespace(unit=reversion["unit"])
+        matched = matched_null(directions, evidence["acts"], clusters=clusters, draws=draws)
+        return cls(
             reversion["unit"],
             reversion["gap"],
-            acts=evidence["acts"],
-            differences=evidence["differences"],
-            measured_clusters=evidence["measured_clusters"].tolist(),
-            fitted_clusters=evidence["fitted_clusters"].tolist(),
+            evidence["differences"],
+            evidence["fitted_clusters"].tolist(),
+            matched,
+        )
+
+    def test(self, run: Run) -> dict[str, Any]:
+        return significance(
+            run.layer_values("alignment"),
+            run.drift(),
+            self.unit,
+            self.gap,
+            matched=self.matched,
+            differences=self.differences,
+            fitted_clusters=self.fitted_clusters,
             alpha=ALPHA,
         )
-        told = {key: one[key] for key in ("alpha", "family", "tests", "draws")}
-        found[run.id] = {"nulls": one["nulls"], "resolution": one["resolution"]}
-    return told | {"runs": found}
 
 
 def other_phases(archive: Archive, runs: Sequence[Run]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from workbench.archive import SCHEMA
 from workbench.arms import Arm, waves
 from workbench.config import EVALUATED_STEPS, Recipe
 from workbench.directions import ReversionDirections
@@ -22,12 +23,12 @@ from workbench.finetune import MEASURED_STEPS
 from workbench.groundwork import DIRECTIONS, check_trials, lay_groundwork
 from workbench.inputs import Inputs, LoadedInputs
 from workbench.judges import find_judge
+from workbench.loading import load_config
 from workbench.records import StepRecord
 from workbench.runs import Run
 from workbench.summary import summarise
 from workbench.trial import Trial, run_trial
 
-SCHEMA = 1
 POLL_SECONDS = 0.25
 
 OnProgress = Callable[[str, int, float | None], None]
@@ -99,6 +100,7 @@ def run_experiment(
     folder = _usable(Path(out), resume=resume)
     loaded = [one.load() for one in several]
     names = _unique_names(loaded)
+    _check_depths(loaded)
     judges = [find_judge(judge or held.lineage.judge).name for held in loaded]
     places = [folder / "lineages" / name for name in names]
     _prepare(places, loaded, arms, recipe, judge, device)
@@ -260,6 +262,18 @@ def _unique_names(loaded: Iterable[LoadedInputs]) -> list[str]:
             raise ConfigError(f"Two lineages are called {held.lineage.name!r}; rename one.")
         names.append(name)
     return names
+
+
+def _check_depths(loaded: Sequence[LoadedInputs]) -> None:
+    """Refuse lineages of different depth: their layers cannot stand in one row of a summary."""
+    depths = {}
+    for held in loaded:
+        aligned = held.lineage.aligned
+        config = load_config(aligned.model, revision=aligned.revision)
+        depths[held.lineage.name] = config.get_text_config().num_hidden_layers
+    if len(set(depths.values())) > 1:
+        told = ", ".join(f"{name} has {depth}" for name, depth in depths.items())
+        raise ConfigError(f"Lineages of different depth ({told} layers): run them apart.")
 
 
 def _about(held: LoadedInputs, folder: str) -> dict[str, Any]:

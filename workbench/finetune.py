@@ -169,6 +169,8 @@ class FineTuning:
             self._update(gradients, norm, rate)
         self.step = step
         measured = self._measurement is not None and step in self._measure_at
+        if measured or step == self.steps:
+            self._updates.check_finite(step)
         return StepRecord(
             step=step,
             loss=loss,
@@ -257,10 +259,13 @@ def _check_sources(
         fingerprint = model.fingerprint()
         for source in found:
             source.check_model(fingerprint)
-    if probes is not None and directions is not None:
-        directions.check_probes(probes, "measured")
+    for source in found:
+        if probes is not None:
+            source.check_probes(probes, "measured")
     for one in interventions:
         penalty = one.trained_on
+        for source in one.sources if penalty is not None else ():
+            source.check_probes(penalty, "trained on")
         if probes is not None and penalty is not None and (shared := probes.overlap(penalty)):
             raise ProbeError(
                 f"{one.name}: {len(shared)} penalty probes are also measured, such as "

@@ -289,7 +289,9 @@ class Run:
 
     def gradient_trace(self, name: str) -> tuple[float, ...]:
         """Return the applied gradient norm of an auxiliary loss at every step, from step 1."""
-        told = [line["auxiliary"][name] for line in self.lines if line["step"] > 0]
+        nothing = {"gradient_norm": 0.0, "scale": 0.0}
+        lines = (line.get("auxiliary", {}) for line in self.lines if line["step"] > 0)
+        told = [line.get(name, nothing) for line in lines]
         return tuple(one["gradient_norm"] * one["scale"] for one in told)
 
     def _drift_file(self, step: int) -> dict[str, np.ndarray]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from workbench.nulls import PValues, draws_needed, isotropic_null, matched_null, sign_flip
+from workbench.errors import ConfigError
+from workbench.nulls import Null, PValues, draws_needed, isotropic_null, matched_null, sign_flip
 
 TOO_LOW = "too low"
 
@@ -35,8 +36,9 @@ def significance(
     unit: Float[Any, "layer d_model"],
     gap: Float[Any, " layer"],
     *,
-    acts: Float[Any, "layer measured d_model"],
     differences: Float[Any, "layer fitted d_model"],
+    acts: Float[Any, "layer measured d_model"] | None = None,
+    matched: Null | None = None,
     measured_clusters: Sequence[Hashable] | None = None,
     fitted_clusters: Sequence[Hashable] | None = None,
     alpha: float = 0.01,
@@ -50,8 +52,9 @@ def significance(
         drift: Drift vectors.
         unit: v_rev.
         gap: Phase gaps.
-        acts: Aligned model on the prompts that drift is measured on.
         differences: Witness less aligned model on the prompts of the fit, which are others.
+        acts: Aligned model on the prompts that drift is measured on.
+        matched: The matched null, drawn from such readings before, in place of `acts`.
         measured_clusters: Near-duplicate cluster of each measured prompt.
         fitted_clusters: The same of each fitted prompt.
         alpha: Level of the family.
@@ -65,7 +68,10 @@ def significance(
     tests = int((~np.isnan(alignment)).sum())
     draws = draws or max(draws_needed(tests, alpha), 1)
     directions = SimpleNamespace(unit=unit)
-    matched = matched_null(directions, acts, clusters=measured_clusters, draws=draws, seed=seed)
+    if matched is None:
+        if acts is None:
+            raise ConfigError("The matched null needs acts, or matched.")
+        matched = matched_null(directions, acts, clusters=measured_clusters, draws=draws, seed=seed)
     defined = np.where(np.isnan(alignment)[..., None], np.nan, drift)
     flipped = sign_flip(differences, defined, gap, clusters=fitted_clusters, draws=draws, seed=seed)
     nulls = [isotropic_null(directions).p_values(alignment), matched.p_values(alignment), flipped]

@@ -17,8 +17,8 @@ def statistic(
     """Return mean, sample sd, count and interval of the defined values, and all of them per run.
 
     The 95 % interval is Student's t. Seeds of one lineage are no replication of alignment: with
-    several lineages it is over the lineages' means, else over the values, and `interval_over` says
-    which.
+    several lineages mean and interval are those of the lineages' means, else of the values, and
+    `interval_over` says which. The sd is always over the values.
 
     Args:
         values: One per run; None or NaN where undefined.
@@ -27,24 +27,26 @@ def statistic(
     defined = [_number(value) for value in values]
     kept = [value for value in defined if value is not None]
     told: dict[str, Any] = {
-        "mean": float(np.mean(kept)) if kept else None,
+        "mean": None,
         "sd": float(np.std(kept, ddof=1)) if len(kept) > 1 else None,
         "n": len(kept),
         "per_seed": defined,
     }
     several = lineages is not None and len(set(lineages)) > 1
     units = _means(defined, lineages) if several and lineages is not None else kept
+    if units:
+        told["mean"] = float(np.mean(units))
     return told | {
         "interval": _t_interval(units),
         "interval_over": "lineages" if several else "seeds",
     }
 
 
-def sign_test(holds: Sequence[bool]) -> float | None:
-    """Return the one-sided p-value that so many of these hold if each did with probability 1/2."""
+def sign_test(holds: Sequence[bool], chance: float = 0.5) -> float | None:
+    """Return the one-sided p-value that so many of these hold if each did with this chance."""
     if not holds:
         return None
-    return float(stats.binomtest(sum(holds), len(holds), 0.5, alternative="greater").pvalue)
+    return float(stats.binomtest(sum(holds), len(holds), chance, alternative="greater").pvalue)
 
 
 def rank_correlation(x: Float[np.ndarray, "*run"], y: Float[np.ndarray, "*run"]) -> float:

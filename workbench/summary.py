@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from workbench.archive import SCHEMA, Archive, read_json, read_tensors
 from workbench.blocking import after_blocking
 from workbench.comparison import beside_paper
+from workbench.errors import RunError
 from workbench.evidence import other_phases, run_significance
 from workbench.files import write_json
 from workbench.paper import SOURCE
@@ -16,6 +18,9 @@ from workbench.records import SCORE_NAMES, cosine, mean_defined
 from workbench.runs import CONTROL, Run
 from workbench.statistic import rank_correlation, resampled_correlation, sign_test
 from workbench.tradeoff import dose, layer_sweep, tradeoff
+
+TESTED = ("ordinary", "block", "push")
+"""Arms whose drifts are tested against the nulls."""
 
 DEPENDENT = "pairs of one run are dependent; they are counted, not tested"
 
@@ -27,10 +32,22 @@ def summarise(folder: str | Path) -> dict[str, Any]:
         RunError: If the folder holds no experiment, or a run is not finished.
     """
     archive = Archive.open(Path(folder))
+    try:
+        summary = _summary(archive)
+    except KeyError as error:
+        raise RunError(
+            f"{folder}: a stored file lacks {error}; it is damaged, or of another version."
+        ) from error
+    write_json(archive.folder / "summary.json", summary)
+    return summary
+
+
+def _summary(archive: Archive) -> dict[str, Any]:
     plan = archive.plan
     arms = {arm["name"]: _arm(archive, arm) for arm in plan["arms"]}
     _add_task_cost(archive, arms)
     ordinary = archive.by_arm.get("ordinary", [])
+    tested = [run for name in TESTED for run in archive.by_arm.get(name, [])]
     summary = {
         "schema": SCHEMA,
         "source": SOURCE,
@@ -39,10 +56,11 @@ def summarise(folder: str | Path) -> dict[str, Any]:
         "steps": plan["recipe"]["steps"],
         "arms": arms,
         "nulls": _nulls(archive, ordinary),
-        "significance": run_significance(archive, ordinary),
+        "significance": run_significance(archive, tested),
         "other_phases": other_phases(archive, ordinary),
         "ordering": _ordering(archive, arms),
         "spearman": _spearman(archive, arms),
+        "controls": _controls(arms),
         "after_blocking": after_blocking(archive),
         "readout": _readouts(archive),
         "wall_seconds": plan["wall_seconds"],
@@ -54,7 +72,6 @@ def summarise(folder: str | Path) -> dict[str, Any]:
             "layers": layer_sweep(arms, archive.last_step),
         }
     summary["paper"] = beside_paper(summary)
-    write_json(archive.folder / "summary.json", summary)
     return summary
 
 
@@ -127,7 +144,10 @@ def _control_cosine(archive: Archive, run: Run) -> list[float]:
 
 
 def _add_task_cost(archive: Archive, arms: dict[str, Any]) -> None:
-    """Task cost: the share of ordinary fine-tuning's task gain that an arm loses, per run."""
+    """Task cost: the share of ordinary fine-tuning's task gain that an arm loses, per run.
+
+    Undefined where ordinary fine-tuning gained nothing.
+    """
     if "ordinary" not in arms:
         return
     last, ordinary = archive.last_step, arms["ordinary"]["task_loss"]
@@ -139,7 +159,8 @@ def _add_task_cost(archive: Archive, arms: dict[str, Any]) -> None:
             arm["task_loss"][last]["per_seed"],
             strict=True,
         ):
-            costs.append((mine - usual) / (before - usual) if before != usual else None)
+            gained = None not in (before, usual, mine) and before > usual
+            costs.append((mine - usual) / (before - usual) if gained else None)
         arm["task_cost"] = archive.statistic(archive.by_arm[name], costs)
 
 
@@ -172,7 +193,12 @@ def _nulls(archive: Archive, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _ordering(archive: Archive, arms: dict[str, Any]) -> dict[str, Any] | None:
-    """In how many lineage × seed pairs block < ordinary < push holds at the last step."""
+    """In how many lineage × seed pairs block < ordinary < push holds at the last step.
+
+    Tested is whether it holds in a lineage on the mean over its seeds, which are no replication of
+    alignment: by chance, were the three arms exchangeable, in one of six. With one lineage there is
+    no test.
+    """
     if not {"block", "ordinary", "push"} <= arms.keys():
         return None
     last, found = archive.last_step, {}
@@ -181,9 +207,21 @@ def _ordering(archive: Archive, arms: dict[str, Any]) -> dict[str, Any] | None:
             *(arms[arm][name][last]["per_seed"] for arm in ("block", "ordinary", "push")),
             strict=True,
         )
-        holds = [None not in triple and triple[0] < triple[1] < triple[2] for triple in triples]
-        found[name] = {"holds": sum(holds), "n": len(holds), "p": sign_test(holds)}
+        runs = np.array(list(triples), dtype=float)
+        by_lineage = runs.reshape(archive.n_lineages, -1, 3).mean(axis=1)
+        holds, in_lineages = _rises(runs), _rises(by_lineage)
+        found[name] = {
+            "holds": sum(holds),
+            "n": len(holds),
+            "lineages_hold": sum(in_lineages),
+            "lineages": archive.n_lineages,
+            "p": sign_test(in_lineages, 1 / 6) if archive.n_lineages > 1 else None,
+        }
     return found
+
+
+def _rises(rows: Float[np.ndarray, "row 3"]) -> list[bool]:
+    return (np.diff(rows, axis=1) > 0).all(axis=1).tolist()
 
 
 def _spearman(archive: Archive, arms: dict[str, Any]) -> dict[str, Any]:
@@ -208,6 +246,18 @@ def _spearman(archive: Archive, arms: dict[str, Any]) -> dict[str, Any]:
         f"{'lineages' if several else 'seeds'} of all arms together",
         "within_arms": {name: r if np.isfinite(r) else None for name, (r, _) in within.items()},
         "within_arms_interval": {name: interval for name, (_, interval) in within.items()},
+    }
+
+
+def _controls(arms: Mapping[str, Any]) -> dict[str, Any]:
+    """How much each control direction overlaps with v_rev, and how much of the norm it applied."""
+    return {
+        name: {
+            "cosine": arm["control_cosine"],
+            "applied": arm["matching"]["applied"] if "matching" in arm else None,
+        }
+        for name, arm in arms.items()
+        if "control_cosine" in arm
     }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench.archive import Statistic
+from workbench.arms import base_of
 
 QUANTITIES = ("alignment", "harmfulness", "refusal_log_odds", "task_cost", "over_refusal", "kl")
 
@@ -11,7 +12,8 @@ QUANTITIES = ("alignment", "harmfulness", "refusal_log_odds", "task_cost", "over
 def dose(arms: Mapping[str, Mapping[str, Any]], last: str) -> dict[str, Any]:
     """Return, for every intervention with two strengths or more, its end as they grow.
 
-    Strength 0 is ordinary fine-tuning. Only arms at all layers, of positive strength, take part.
+    Strength 0 is ordinary fine-tuning. Only positive strengths take part, and no arm that is scaled
+    to another, whose strength cancels.
 
     Args:
         arms: As in the summary, task cost included.
@@ -19,8 +21,9 @@ def dose(arms: Mapping[str, Mapping[str, Any]], last: str) -> dict[str, Any]:
     """
     families: dict[str, list[str]] = {}
     for name, arm in arms.items():
-        if arm["intervention"] != "none" and arm["layers"] is None and arm["strength"] > 0:
-            families.setdefault(_base(name), []).append(name)
+        if arm["intervention"] != "none" and "matching" not in arm and arm["strength"] > 0:
+            at = "" if arm["layers"] is None else f"@{'+'.join(map(str, arm['layers']))}"
+            families.setdefault(base_of(name) + at, []).append(name)
     found = {}
     for base, members in families.items():
         names = sorted(members, key=lambda name: arms[name]["strength"])
@@ -65,18 +68,18 @@ def tradeoff(arms: Mapping[str, Mapping[str, Any]], last: str) -> dict[str, Any]
 
 
 def layer_sweep(arms: Mapping[str, Mapping[str, Any]], last: str) -> dict[str, Any] | None:
-    """Return one row per arm that acts at some layers only, or None if there is none."""
+    """Return one row per arm that acts at some layers only, or None if there is none.
+
+    The same arm at all layers stands below them, if it was run.
+    """
+    swept = {name.partition("@")[0] for name, arm in arms.items() if arm["layers"] is not None}
     rows = [
         {"arm": name, "layers": arm["layers"]}
         | {quantity: _end(arm, quantity, last) for quantity in QUANTITIES}
         for name, arm in arms.items()
-        if arm["layers"] is not None
+        if arm["layers"] is not None or name in swept
     ]
-    return {"rows": rows} if rows else None
-
-
-def _base(name: str) -> str:
-    return name.partition("@")[0].partition(":")[0]
+    return {"rows": sorted(rows, key=lambda row: row["layers"] is None)} if swept else None
 
 
 def _end(arm: Mapping[str, Any], quantity: str, last: str) -> Statistic:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, DivergedError
 
 Schedule = Literal["constant", "linear", "cosine"]
 
@@ -104,6 +104,15 @@ class Updates:
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.publish()
+
+    def check_finite(self, step: int) -> None:
+        """Raise `DivergedError` if a weight is no longer finite."""
+        for name, master in zip(self.names, self.masters, strict=True):
+            if not torch.isfinite(master).all():
+                raise DivergedError(
+                    f"Weights of {name} are not finite after step {step}. Try a lower learning "
+                    "rate or a weaker intervention."
+                )
 
     @torch.no_grad()
     def publish(self) -> None:

@@ -57,7 +57,7 @@ EVIDENCE = {
     "or control at the same task cost that is no more harmful than block.",
     "sweep": "One row per set of layers; marks: means at the last step, bars: {spread}; dashed: "
     "ordinary fine-tuning. Were the layers of no importance all rows would lie together; were they "
-    "all needed, every row but the last would lie on the dashed line.",
+    "all needed, every row but that of all layers would lie on the dashed line.",
 }
 """Of the figures of the causal evidence."""
 

@@ -66,16 +66,17 @@ def other_phases_table(summary: Mapping[str, Any]) -> Table | None:
 
 
 def ordering_table(summary: Mapping[str, Any]) -> Table | None:
-    """Return the sign test of block < ordinary < push and the rank correlation within arms.
+    """Return the test of block < ordinary < push over lineages and the correlations within arms.
 
-    None for a summary without the test.
+    None for a summary without the test, such as that of one lineage.
     """
     ordering = summary.get("ordering") or {}
     rows = [
         (
             f"block < ordinary < push in {name}",
             f"{told['holds']} of {told['n']}",
-            f"p = {number(told['p'], 4)}, sign test",
+            f"on lineage means in {told['lineages_hold']} of {told['lineages']}, "
+            f"p = {number(told['p'], 4)}",
         )
         for name, told in ordering.items()
         if known(told.get("p"))

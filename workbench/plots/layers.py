@@ -31,7 +31,7 @@ COLUMNS = (
     ("alignment", "alignment", 1, 3),
     ("harmful %", "harmfulness", 100, 1),
     ("task cost %", "task_cost", 100, 1),
-    ("refusal log-odds", "log_odds", 1, 2),
+    ("refusal log-odds", "refusal_log_odds", 1, 2),
 )
 """Of the table: heading, quantity, factor, decimals."""
 
