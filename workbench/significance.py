@@ -5,7 +5,7 @@ Needs no torch: a stored run is tested again from its arrays.
 
 import math
 from collections.abc import Hashable, Sequence
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,13 @@ from jaxtyping import Float
 from workbench.nulls import PValues, draws_needed, isotropic_null, matched_null, sign_flip
 
 TOO_LOW = "too low"
+
+
+@dataclass(frozen=True)
+class _Directions:
+    """What the nulls read of v_rev."""
+
+    unit: Float[Any, "layer d_model"]
 
 
 def holm(p: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
@@ -64,7 +71,7 @@ def significance(
     """
     tests = int((~np.isnan(alignment)).sum())
     draws = draws or max(draws_needed(tests, alpha), 1)
-    directions = SimpleNamespace(unit=unit)
+    directions = _Directions(unit)
     matched = matched_null(directions, acts, clusters=measured_clusters, draws=draws, seed=seed)
     defined = np.where(np.isnan(alignment)[..., None], np.nan, drift)
     flipped = sign_flip(differences, defined, gap, clusters=fitted_clusters, draws=draws, seed=seed)
