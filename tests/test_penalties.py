@@ -321,6 +321,15 @@ def test_a_rank_that_the_directions_do_not_have_is_refused(
     Block(directions, probes=splits[1], further=further[:count], rank=1 + count)
 
 
+@pytest.mark.parametrize("kind", [Block, Push])
+def test_an_unknown_hinge_is_refused_without_type_checks_too(directions, splits, kind):
+    penalty = kind(directions, probes=splits[1])
+    object.__setattr__(penalty, "hinge", "both")  # as a plain interpreter would let through
+    message = rf"{kind.name}: hinge is 'both'; it may be prompt, mean or none\."
+    with pytest.raises(ConfigError, match=message):
+        penalty.__post_init__()
+
+
 def test_an_intervention_of_strength_zero_is_none(directions, splits):
     off, on = (Block(directions, strength=s, probes=splits[1]) for s in (0.0, 1.0))
     push = Push(directions, probes=splits[1])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workbench.encoding import Encoded, encode, fill_token
 from workbench.errors import ProbeError
-from workbench.models import ReadableModel, check_layers, evaluation_mode, resid_post
+from workbench.models import Hook, ReadableModel, check_layers, evaluation_mode, resid_post
 from workbench.probes import ProbeSet
 
 Position = int | Literal["prompt_mean", "response_mean"]
@@ -151,7 +151,7 @@ def read_batch(
             return torch.einsum("bp,bpd->bd", weights, resid.float())
 
     read: dict[int, Tensor] = {}
-    hooks = [(resid_post(layer), _reader(read, layer, select)) for layer in layers]
+    hooks: list[Hook] = [(resid_post(layer), _reader(read, layer, select)) for layer in layers]
     with model.hooks(fwd_hooks=hooks):
         model.run_decoder(tokens, mask)
     return torch.stack([read[layer] for layer in layers])

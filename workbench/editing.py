@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from workbench.edits import Ablation, Edit
 from workbench.errors import ConfigError
-from workbench.interventions import Hook
-from workbench.models import GuestModel, ReadableModel, check_layers, resid_post
+from workbench.models import GuestModel, Hook, ReadableModel, check_layers, resid_post
 
 Keep = Callable[[Edit, Tensor], Tensor | None]
 """From an edit and the stream [batch pos d_model]: where it acts [batch pos]; None: everywhere."""

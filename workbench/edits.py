@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.directions import ReversionDirections
-from workbench.errors import ConfigError, LayerError
-from workbench.interventions import rows_of
+from workbench.errors import ConfigError
+from workbench.interventions import chosen_layers, rows_of
 
 POSITIONS = ("all", "last")
 """Where a stream is edited: at every token, or at the last real token of each row of what one
@@ -223,13 +223,7 @@ def _chosen(
         raise ConfigError(f"{name}: strength is {strength}; it must be finite.")
     if positions not in POSITIONS:
         raise ConfigError(f"{name}: positions is {positions!r}; it must be 'all' or 'last'.")
-    chosen = {*(directions.layers if layers is None else layers)}
-    if not chosen or (unknown := sorted(chosen - {*directions.layers})):
-        raise LayerError(
-            f"{name}: no directions at layers {unknown if chosen else []}; they have "
-            f"{list(directions.layers)}."
-        )
-    return tuple(sorted(chosen))
+    return tuple(chosen_layers(name, directions, layers))
 
 
 def _per_layer(

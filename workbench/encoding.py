@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from workbench.errors import ProbeError
 from workbench.models import ReadableModel
@@ -38,15 +39,15 @@ def encode(model: ReadableModel, prompt: str, response: str | None = None) -> En
     if response is not None:
         blank = " " if model.chat == "builtin" else ""
         ids += tokenizer.encode(blank + response, add_special_tokens=False)
-        if tokenizer.eos_token_id is not None:
-            ids.append(tokenizer.eos_token_id)
+        if (end := special_token(tokenizer, "eos")) is not None:
+            ids.append(end)
     return _checked(model, ids, length, prompt)
 
 
 def encode_text(model: ReadableModel, text: str) -> Encoded:
     """Return the token ids of plain text, all of it to be predicted after the first token."""
     ids = model.tokenizer.encode(text, add_special_tokens=False)
-    start, end = model.tokenizer.bos_token_id, model.tokenizer.eos_token_id
+    start, end = (special_token(model.tokenizer, role) for role in ("bos", "eos"))
     ids = ([] if start is None else [start]) + ids + ([] if end is None else [end])
     return _checked(model, ids, 1, text)
 
@@ -124,11 +125,25 @@ def pad(
 
 def fill_token(model: ReadableModel) -> int:
     """Return the token to pad with; its value is never read."""
-    tokenizer = model.tokenizer
-    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+    for role in ("pad", "eos"):
+        token = special_token(model.tokenizer, role)
         if token is not None and token < model.cfg.d_vocab:
             return token
     return 0
+
+
+def special_token(
+    tokenizer: PreTrainedTokenizerBase, role: Literal["bos", "eos", "pad", "unk"]
+) -> int | None:
+    """Return the id of a special token, if there is one; transformers declares other types too."""
+    return getattr(tokenizer, f"{role}_token_id")
+
+
+def decode(model: ReadableModel, ids: list[int], *, skip_special_tokens: bool = False) -> str:
+    """Return the text of some tokens."""
+    text = model.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+    assert isinstance(text, str), "several texts come of several lists only"
+    return text
 
 
 def _user_and_assistant(turns: Any) -> list[str]:
@@ -150,10 +165,12 @@ def _prompt_ids(model: ReadableModel, prompt: str) -> list[int]:
             raise ProbeError("chat = 'tokenizer', but the tokenizer has no chat template.")
         turn = [{"role": "user", "content": prompt}]
         text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        assert isinstance(text, str), "not tokenized"
         return tokenizer.encode(text, add_special_tokens=False)
     text = prompt if model.chat == "none" else BUILTIN_PROMPT.format(prompt=prompt)
     ids = tokenizer.encode(text, add_special_tokens=False)
-    return ids if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *ids]
+    start = special_token(tokenizer, "bos")
+    return ids if start is None else [start, *ids]
 
 
 def _checked(model: ReadableModel, ids: list[int], length: int, text: str) -> Encoded:

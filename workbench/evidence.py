@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from workbench.archive import Archive, Statistic, read_tensors
 from workbench.nulls import Null, draws_needed, matched_null
 from workbench.records import cosine, mean_defined
 from workbench.runs import Run
-from workbench.significance import significance
+from workbench.significance import BareDirections, significance
 
 ALPHA = 0.01
 
@@ -57,7 +56,7 @@ class _Ground:
         evidence = read_tensors(place / "evidence.safetensors")
         draws = draws_needed(n_steps * len(reversion["gap"]), ALPHA)
         clusters = evidence["measured_clusters"].tolist()
-        directions = SimpleNamespace(unit=reversion["unit"])
+        directions = BareDirections(reversion["unit"])
         matched = matched_null(directions, evidence["acts"], clusters=clusters, draws=draws)
         return cls(
             reversion["unit"],

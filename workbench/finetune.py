@@ -168,8 +168,8 @@ class FineTuning:
             rate = self._updates.settings.rate(step, self.steps)
             self._update(gradients, norm, rate)
         self.step = step
-        measured = self._measurement is not None and step in self._measure_at
-        if measured or step == self.steps:
+        measurement = self._measurement if step in self._measure_at else None
+        if measurement is not None or step == self.steps:
             self._updates.check_finite(step)
         return StepRecord(
             step=step,
@@ -177,14 +177,15 @@ class FineTuning:
             learning_rate=rate,
             gradient_norm=float(norm),
             auxiliary=auxiliary,
-            drift=self._measurement.drift(self.model) if measured else None,
+            drift=None if measurement is None else measurement.drift(self.model),
         )
 
     def _task_gradients(self, batch: list[Encoded]) -> tuple[float, list[Tensor | None]]:
         """Mean loss per response token of the batch, and its gradients, by micro-batches."""
         tokens = sum(map(response_tokens, batch))
         size = math.ceil(len(batch) / self.accumulation)
-        loss, gradients = 0.0, [None] * len(self._updates.parameters)
+        loss = 0.0
+        gradients: list[Tensor | None] = [None] * len(self._updates.parameters)
         for start in range(0, len(batch), size):
             items = batch[start : start + size]
             for active in self._active:
@@ -284,4 +285,5 @@ def _add(total: list[Tensor | None], extra: Sequence[Tensor | None], scale: floa
         if gradient is None or scale == 0:
             continue
         scaled = gradient if scale == 1 else gradient * scale
-        total[index] = scaled if total[index] is None else total[index] + scaled
+        so_far = total[index]
+        total[index] = scaled if so_far is None else so_far + scaled

@@ -8,7 +8,7 @@ from itertools import groupby
 import torch
 from transformers import GenerationConfig
 
-from workbench.encoding import encode, fill_token
+from workbench.encoding import decode, encode, fill_token, special_token
 from workbench.errors import ConfigError
 from workbench.models import GuestModel, HookedModel, evaluation_mode
 
@@ -65,13 +65,14 @@ def _answer_batch(model: HookedModel, batch: Sequence[Sequence[int]], room: int)
     )
     device = model.cfg.device
     with evaluation_mode(model), _no_defaults(model):
-        output = model.hf.generate(
+        # PreTrainedModel declares no generate; causal language models have it by a mixin.
+        output = model.hf.generate(  # type: ignore[reportCallIssue]
             input_ids=tokens.to(device), attention_mask=mask.to(device), generation_config=settings
         )
     answers = []
     for row in output[:, longest:].tolist():
         length = next((place for place, token in enumerate(row) if token in ends), None)
-        text = model.tokenizer.decode(row[:length], skip_special_tokens=True)
+        text = decode(model, row[:length], skip_special_tokens=True)
         answers.append(Answer(text.strip(), finished=length is not None))
     return answers
 
@@ -79,7 +80,8 @@ def _answer_batch(model: HookedModel, batch: Sequence[Sequence[int]], room: int)
 def _end_tokens(model: HookedModel) -> list[int]:
     """Tokens that end an answer: the tokenizer's, and those that the checkpoint names."""
     named = getattr(model.hf.generation_config, "eos_token_id", None)
-    several = [*(named if isinstance(named, list) else [named]), model.tokenizer.eos_token_id]
+    own = special_token(model.tokenizer, "eos")
+    several = [*(named if isinstance(named, list) else [named]), own]
     return sorted({token for token in several if token is not None and token < model.cfg.d_vocab})
 
 

@@ -8,7 +8,7 @@ strength 0 none is started: training is ordinary, bit for bit. Several compose.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -19,10 +19,8 @@ from torch import Tensor
 from workbench.directions import ReversionDirections
 from workbench.encoding import Encoded
 from workbench.errors import ConfigError, LayerError
-from workbench.models import HookedModel
+from workbench.models import Hook, HookedModel
 from workbench.probes import ProbeSet
-
-Hook = tuple[str, Callable[..., Tensor | None]]
 
 
 class Active:
@@ -131,20 +129,25 @@ def check_strength(intervention: Intervention, *, largest: float = math.inf) -> 
 
 
 def chosen_layers(
-    intervention: Intervention, directions: ReversionDirections, layers: tuple[int, ...] | None
+    name: str, directions: ReversionDirections, layers: Sequence[int] | None
 ) -> list[int]:
-    """Return the layers to intervene at: those asked for, or all that have directions.
+    """Return the layers to act at, in ascending order: those asked for, or all with directions.
+
+    Args:
+        name: Of what acts, for the error.
+        directions: What it acts along.
+        layers: Those asked for.
 
     Raises:
         LayerError: If a layer has no direction.
     """
-    chosen = list(directions.layers if layers is None else layers)
-    if not chosen or (unknown := sorted(set(chosen) - set(directions.layers))):
+    chosen = set(directions.layers if layers is None else layers)
+    unknown = sorted(chosen - set(directions.layers))
+    if unknown or not chosen:
         raise LayerError(
-            f"{intervention.name}: no directions at layers {unknown if chosen else chosen}; they "
-            f"have {list(directions.layers)}."
+            f"{name}: no directions at layers {unknown}; they have {list(directions.layers)}."
         )
-    return sorted(set(chosen))
+    return sorted(chosen)
 
 
 def rows_of(directions: ReversionDirections, layers: Sequence[int]) -> list[int]:

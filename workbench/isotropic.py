@@ -4,6 +4,7 @@
 """
 
 from functools import cache
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float
@@ -41,7 +42,9 @@ def isotropic_mean_quantile(d_model: int, n_layers: int, level: float) -> float:
     edges = np.append(grid - step / 2, grid[-1] + step / 2)
     mass = -np.diff(isotropic_tail(edges, d_model))
     size = fft.next_fast_len(n_layers * GRID, real=True)
-    total = fft.irfft(fft.rfft(mass / mass.sum(), size) ** n_layers, size)
+    # scipy.fft declares no types; what a checker infers is how it dispatches.
+    spectrum = cast(np.ndarray, fft.rfft(mass / mass.sum(), size))
+    total = cast(np.ndarray, fft.irfft(spectrum**n_layers, size))
     cumulative = np.cumsum(total[: n_layers * (GRID - 1) + 1])
     position = np.interp(level, cumulative, np.arange(len(cumulative)) + 0.5)
     return float(-reach + position * step / n_layers)

@@ -4,10 +4,11 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -69,8 +70,9 @@ def load_model(
     if _is_path(source):
         _check_folder(Path(source))
     with _quiet(), _clear_errors(name, "the model"):
-        # Shapes that differ are reported with the keys, not as a hint to a log.
-        hf, loaded = AutoModelForCausalLM.from_pretrained(
+        # Shapes that differ are reported with the keys, not as a hint to a log. The declared type
+        # is that without output_loading_info, which makes it a pair.
+        hf, loaded = AutoModelForCausalLM.from_pretrained(  # type: ignore[reportGeneralTypeIssues]
             name,
             dtype=dtype or "auto",
             output_loading_info=True,
@@ -110,7 +112,8 @@ def save_model(model: HookedModel, folder: str | Path) -> None:
 
 def _put(hf: PreTrainedModel, device: str | torch.device) -> None:
     try:
-        hf.to(device).eval()
+        # Its decorator hides the method's self from the type checker.
+        hf.to(device).eval()  # type: ignore[reportArgumentType]
     except (RuntimeError, AssertionError) as error:  # unknown, absent, or full
         cause = str(error).partition("\n")[0][:200]
         raise ConfigError(f"The model cannot be put on device {device}: {cause}") from error
@@ -148,7 +151,8 @@ def _check_weights(name: str, hf: PreTrainedModel, loaded: dict[str, Any]) -> No
 
 
 def _check_tokenizer(name: str, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    size, rows = len(tokenizer), hf.get_input_embeddings().weight.shape[0]
+    size = len(tokenizer)
+    rows = cast(nn.Embedding, hf.get_input_embeddings()).weight.shape[0]
     # Without tokenizer files transformers builds an empty tokenizer and says nothing.
     if size < rows // 2:
         raise CheckpointError(

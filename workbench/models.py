@@ -7,10 +7,10 @@ so reading, editing, training, LoRA and `save_pretrained` all act on the origina
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +23,9 @@ from workbench.errors import CheckpointError, LayerError
 
 Chat = Literal["builtin", "tokenizer", "none"]
 """How a prompt becomes a conversation: our own template, the tokenizer's, or not at all."""
+
+Hook = tuple[str | Callable[..., Any], Callable[..., Any]]
+"""The name of a hook point, or what picks some, and what is called there: as in TransformerLens."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +82,18 @@ class HookedModel(HookedRootModule):
         self.cfg = ModelConfig(
             n_layers=len(decoder_blocks),
             d_model=config.hidden_size,
-            d_vocab=hf.get_input_embeddings().weight.shape[0],
+            d_vocab=cast(nn.Embedding, hf.get_input_embeddings()).weight.shape[0],
             n_ctx=getattr(config, "max_position_embeddings", None) or 1_000_000,
             architecture=type(hf).__name__,
             device=hf.device,
             dtype=hf.dtype,
         )
         before = trial_logits(hf, self.cfg)
-        self.blocks = nn.ModuleList(_BlockHookPoints() for _ in decoder_blocks)
-        for block, points in zip(decoder_blocks, self.blocks, strict=True):
-            block.register_forward_pre_hook(_firing_pre(points.hook_resid_pre), with_kwargs=True)
-            block.register_forward_hook(_firing_post(points.hook_resid_post))
+        points = [_BlockHookPoints() for _ in decoder_blocks]
+        self.blocks = nn.ModuleList(points)
+        for block, own in zip(decoder_blocks, points, strict=True):
+            block.register_forward_pre_hook(_firing_pre(own.hook_resid_pre), with_kwargs=True)
+            block.register_forward_hook(_firing_post(own.hook_resid_post))
         self.setup()
         if not torch.equal(before, trial_logits(hf, self.cfg)):
             raise CheckpointError(f"Hooking changed the logits of {self.cfg.architecture}.")

@@ -27,8 +27,9 @@ CHUNK = 4096
 class Directed(Protocol):
     """Whatever has a direction per layer, such as `ReversionDirections`."""
 
-    unit: Any
-    """Unit vectors [layer d_model]."""
+    @property
+    def unit(self) -> Any:
+        """Unit vectors [layer d_model]."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from einops import einsum
@@ -130,7 +130,7 @@ class ActivePenalty(Active):
         super().__init__(settings.name, start.generator)
         assert settings.probes is not None
         self.settings, self.loss, model = settings, loss, start.model
-        self.layers = chosen_layers(settings, settings.directions, settings.layers)
+        self.layers = chosen_layers(settings.name, settings.directions, settings.layers)
         position = settings.directions.provenance.get("position", -1)
         self.reading = Reading.of(model, settings.probes, position)
         device = model.cfg.device
@@ -191,7 +191,9 @@ def _check_penalty(settings: Block | Push) -> None:
     check_strength(settings)
     if settings.batch_size < 1:
         raise ConfigError(f"{name}: batch_size is {settings.batch_size}; it must be positive.")
+    if settings.hinge not in get_args(Hinge):
+        raise ConfigError(f"{name}: hinge is {settings.hinge!r}; it may be prompt, mean or none.")
     for source in settings.sources:
-        chosen_layers(settings, source, settings.layers)
+        chosen_layers(name, source, settings.layers)
     if isinstance(settings, Push) and not math.isfinite(settings.target):
         raise ConfigError(f"push: target is {settings.target}; it must be finite.")

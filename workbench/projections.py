@@ -62,7 +62,7 @@ class ProjectGradient(Intervention):
             raise ProbeError(f"{self.name} needs penalty probes; give it the penalty split.")
         if self.batch_size < 1:
             raise ConfigError(f"{self.name}: batch_size is {self.batch_size}; it must be positive.")
-        chosen_layers(self, self.directions, self.layers)
+        chosen_layers(self.name, self.directions, self.layers)
 
     @property
     def sources(self) -> tuple[ReversionDirections, ...]:
@@ -83,7 +83,7 @@ class ActiveProjection(Active):
         super().__init__(settings.name, start.generator)
         assert settings.probes is not None
         self.settings, directions = settings, settings.directions
-        self.layers = chosen_layers(settings, directions, settings.layers)
+        self.layers = chosen_layers(settings.name, directions, settings.layers)
         position = directions.provenance.get("position", -1)
         self.reading = Reading.of(start.model, settings.probes, position)
         # Dividing by the gap makes the projection one in phase gaps.

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.functional import jvp
 
 from workbench.directions import ReversionDirections
-from workbench.encoding import encode, fill_token
+from workbench.encoding import decode, encode, fill_token, special_token
 from workbench.errors import ConfigError, LayerError
 from workbench.judges import Judge, find_judge
 from workbench.models import ReadableModel, evaluation_mode, resid_post
@@ -129,8 +129,8 @@ def read_vocabulary(
         preference=(gap * slope).numpy(),
         cosine=cosine,
         p_value=isotropic_null(directions).p_value(cosine),
-        engaging=tuple(model.tokenizer.decode([token]) for token in engaging),
-        refusing=tuple(model.tokenizer.decode([token]) for token in refusing),
+        engaging=tuple(decode(model, [token]) for token in engaging),
+        refusing=tuple(decode(model, [token]) for token in refusing),
     )
 
 
@@ -143,7 +143,7 @@ def opener_tokens(model: ReadableModel, judge: Judge) -> tuple[list[int], list[i
         {_first_token(model, opener) for opener in openers}
         for openers in (judge.engaging_openers, judge.refusal_openers)
     ]
-    neither = (first[0] & first[1]) | {model.tokenizer.unk_token_id}
+    neither = (first[0] & first[1]) | {special_token(model.tokenizer, "unk")}
     engaging, refusing = (sorted(tokens - neither) for tokens in first)
     return engaging, refusing
 
@@ -205,10 +205,7 @@ def _ranked(
     """Return the tokens of largest and of smallest change, both from their end."""
     order = changes.argsort(descending=True, stable=True).tolist()
     most, least = (
-        tuple(
-            TokenChange(token, model.tokenizer.decode([token]), changes[token].item())
-            for token in tokens
-        )
+        tuple(TokenChange(token, decode(model, [token]), changes[token].item()) for token in tokens)
         for tokens in (order[:top], order[: -top - 1 : -1])
     )
     return most, least
@@ -218,9 +215,7 @@ def _checked_layers(
     directions: ReversionDirections, layers: Sequence[int] | None
 ) -> tuple[int, ...]:
     chosen = directions.layers if layers is None else tuple(layers)
-    if not chosen or (unknown := sorted(set(chosen) - set(directions.layers))):
-        raise LayerError(
-            f"No directions at layers {unknown if chosen else []}; they have "
-            f"{list(directions.layers)}."
-        )
+    unknown = sorted(set(chosen) - set(directions.layers))
+    if unknown or not chosen:
+        raise LayerError(f"No directions at layers {unknown}; they have {list(directions.layers)}.")
     return chosen

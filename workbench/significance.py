@@ -5,7 +5,7 @@ Needs no torch: a stored run is tested again from its arrays.
 
 import math
 from collections.abc import Hashable, Sequence
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,13 @@ from workbench.errors import ConfigError
 from workbench.nulls import Null, PValues, draws_needed, isotropic_null, matched_null, sign_flip
 
 TOO_LOW = "too low"
+
+
+@dataclass(frozen=True)
+class BareDirections:
+    """What the nulls read of v_rev."""
+
+    unit: Float[Any, "layer d_model"]
 
 
 def holm(p: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
@@ -67,7 +74,7 @@ def significance(
     """
     tests = int((~np.isnan(alignment)).sum())
     draws = draws or max(draws_needed(tests, alpha), 1)
-    directions = SimpleNamespace(unit=unit)
+    directions = BareDirections(unit)
     if matched is None:
         if acts is None:
             raise ConfigError("The matched null needs acts, or matched.")

@@ -54,7 +54,9 @@ def rank_correlation(x: Float[np.ndarray, "*run"], y: Float[np.ndarray, "*run"])
     defined = np.isfinite(x) & np.isfinite(y)
     if len({*x[defined]}) < 2 or len({*y[defined]}) < 2:
         return math.nan
-    return float(stats.spearmanr(x[defined], y[defined]).statistic)
+    # scipy makes the class of the result at run time.
+    found = stats.spearmanr(x[defined], y[defined])
+    return float(found.statistic)  # type: ignore[reportAttributeAccessIssue]
 
 
 def resampled_correlation(

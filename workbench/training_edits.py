@@ -19,13 +19,12 @@ from workbench.encoding import Encoded, fill_token, pad
 from workbench.errors import ConfigError
 from workbench.interventions import (
     Active,
-    Hook,
     Intervention,
     Start,
     check_strength,
     chosen_layers,
 )
-from workbench.models import HookedModel, evaluation_mode, resid_post
+from workbench.models import Hook, HookedModel, evaluation_mode, resid_post
 
 POSITIONS = ("all", "prompt", "response")
 """Which tokens of a training example are edited."""
@@ -54,7 +53,7 @@ class TrainingEdit(Intervention):
             raise ConfigError(
                 f"{self.name}: positions is {self.positions!r}; it must be one of {POSITIONS}."
             )
-        chosen_layers(self, self.directions, self.layers)
+        chosen_layers(self.name, self.directions, self.layers)
 
     @property
     def sources(self) -> tuple[ReversionDirections, ...]:

@@ -122,9 +122,10 @@ def _arms(arguments: Namespace) -> tuple[Arm, ...]:
     chosen = choose_arms(arguments.intervention, alone)
     if arguments.strength is None:
         return chosen
-    if len(chosen) > 1:
+    first, *others = chosen
+    if others:
         raise ConfigError("--strength is for one intervention; write several as block:3,cap:0.5.")
-    return (replace(chosen[0], strength=arguments.strength),)
+    return (replace(first, strength=arguments.strength),)
 
 
 def _intervention(

@@ -9,6 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from workbench.config import Recipe
+from workbench.encoding import special_token
 from workbench.errors import RunError
 from workbench.files import write_json
 from workbench.finetune import FineTuning
@@ -178,9 +179,9 @@ def _initial_model(
         max_position_embeddings=recipe.n_ctx,
         initializer_range=recipe.initial_std,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=special_token(tokenizer, "pad"),
+        bos_token_id=special_token(tokenizer, "bos"),
+        eos_token_id=special_token(tokenizer, "eos"),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -69,7 +69,9 @@ def _section(name: str, summary: Mapping[str, Any]) -> Section | None:
 def _facts(name: str, summary: Mapping[str, Any], figure: go.Figure) -> dict[str, str]:
     """What a caption says of the data."""
     family = family_told(summary) if name == "significance" else ""
-    return {"spread": figure.layout.meta["spread"], "family": family}
+    # plotly makes the attributes of a layout at run time.
+    spread = figure.layout.meta["spread"]  # type: ignore[reportAttributeAccessIssue]
+    return {"spread": spread, "family": family}
 
 
 def _tables(name: str, summary: Mapping[str, Any]) -> Iterable[Table]:

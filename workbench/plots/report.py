@@ -225,7 +225,9 @@ def _heading(name: str) -> str:
 
 
 def _figure_html(section: Section) -> str:
-    plot = plot_html(section.name, section.caption, int(section.figure.layout.height))
+    # plotly makes the attributes of a layout at run time.
+    height = int(section.figure.layout.height)  # type: ignore[reportAttributeAccessIssue]
+    plot = plot_html(section.name, section.caption, height)
     return f"<figure>{plot}<figcaption>{typeset(section.caption)}</figcaption></figure>"
 
 

@@ -159,7 +159,7 @@ def _cells(
 
 def _steps(summary: Mapping[str, Any], n_steps: int) -> list[str]:
     """The measured steps; their places if the summary tells another number of them."""
-    steps = sorted(summary["arms"][ARM].get("alignment") or (), key=int)
+    steps: list[str] = sorted(summary["arms"][ARM].get("alignment") or (), key=int)
     return steps if len(steps) == n_steps else [f"#{index + 1}" for index in range(n_steps)]
 
 
@@ -189,7 +189,7 @@ def _rejections(
     """Rejected layer × step tests, and rejected tests of the mean over layers."""
     resolved = _resolved(runs, name)
     if not resolved:
-        return ("resolution too low",) * 2
+        return "resolution too low", "resolution too low"
     aggregate = np.array([null["holm_aggregate"] for null in resolved], dtype=float)
     rejected, of = (sum(null[key] for null in resolved) for key in ("rejected", "of"))
     means = f"{int((aggregate <= told['alpha']).sum())} of {int(np.isfinite(aggregate).sum())}"

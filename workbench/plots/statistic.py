@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -12,7 +12,7 @@ Statistic = Mapping[str, Any]
 """`mean`, `sd`, `n`, `per_seed`, and where known `interval` (95 %) and `interval_over`."""
 
 
-def known(value: float | int | None) -> bool:
+def known(value: float | int | None) -> TypeGuard[float]:
     """Return whether there is a finite number."""
     return value is not None and math.isfinite(value)
 
