@@ -265,8 +265,9 @@ def _check_sources(
             source.check_probes(probes, "measured")
     for one in interventions:
         penalty = one.trained_on
-        for source in one.sources if penalty is not None else ():
-            source.check_probes(penalty, "trained on")
+        if penalty is not None:
+            for source in one.sources:
+                source.check_probes(penalty, "trained on")
         if probes is not None and penalty is not None and (shared := probes.overlap(penalty)):
             raise ProbeError(
                 f"{one.name}: {len(shared)} penalty probes are also measured, such as "

@@ -289,10 +289,8 @@ class Run:
 
     def gradient_trace(self, name: str) -> tuple[float, ...]:
         """Return the applied gradient norm of an auxiliary loss at every step, from step 1."""
-        nothing = {"gradient_norm": 0.0, "scale": 0.0}
-        lines = (line.get("auxiliary", {}) for line in self.lines if line["step"] > 0)
-        told = [line.get(name, nothing) for line in lines]
-        return tuple(one["gradient_norm"] * one["scale"] for one in told)
+        lines = (line.get("auxiliary", {}).get(name) for line in self.lines if line["step"] > 0)
+        return tuple(told["gradient_norm"] * told["scale"] if told else 0.0 for told in lines)
 
     def _drift_file(self, step: int) -> dict[str, np.ndarray]:
         path = self.folder / "drift" / f"{step:06d}.safetensors"

@@ -221,7 +221,7 @@ def _ordering(archive: Archive, arms: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _rises(rows: Float[np.ndarray, "row 3"]) -> list[bool]:
-    return (np.diff(rows, axis=1) > 0).all(axis=1).tolist()
+    return [bool((np.diff(row) > 0).all()) for row in rows]
 
 
 def _spearman(archive: Archive, arms: dict[str, Any]) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def _arms(arguments: Namespace) -> tuple[Arm, ...]:
     if arguments.intervention == "none":
         return ()
     known = standard_arms(target=arguments.target, layers=arguments.layers)
-    alone = {name: arm for name, arm in known.items() if arm.base != "ordinary" and not arm.needs}
+    alone = {name: arm for name, arm in known.items() if name != "ordinary" and not arm.needs}
     chosen = choose_arms(arguments.intervention, alone)
     if arguments.strength is None:
         return chosen
