@@ -4,6 +4,7 @@ Parsing imports nothing heavy; each command imports what it needs.
 """
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -23,13 +24,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         import_module(f"workbench.commands.{arguments.command}").run(arguments)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+        return 141
     except (WorkbenchError, OSError) as error:
         if arguments.debug:
             traceback.print_exc()
         print(f"workbench: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("workbench: stopped; what was stored can be continued with --resume", file=sys.stderr)
+        print("workbench: stopped; a run that was begun continues with --resume", file=sys.stderr)
         return 130
     return 0
 

@@ -24,7 +24,9 @@ def beside_paper(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     if (ordering := summary["ordering"]) is not None:
         told = (f"{name} {found['holds']} of {found['n']}" for name, found in ordering.items())
         ours["ordering"] = f"{', '.join(told)} seeds"
-    if (r := summary["spearman"]["r"]) is not None:
+    if (r := summary["spearman"]["r"]) is None:
+        ours["spearman"] = "undefined (too few runs, or no variation)"
+    else:
         ours["spearman"] = f"{r:.3f} (n = {summary['spearman']['n']})"
     return [
         {"quantity": row.name, "paper": row.paper, "ours": ours.get(row.key, "not run")}

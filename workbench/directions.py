@@ -69,6 +69,10 @@ class ReversionDirections:
         stored = Artefact.load(path, SCHEMA, TENSORS, "directions")
         return cls(**stored.tensors, layers=stored.layers, provenance=stored.provenance)
 
+    def identity(self) -> dict[str, Any]:
+        """Return the provenance without the marks of single prompts, as a run's config keeps it."""
+        return {key: value for key, value in self.provenance.items() if key != "prompts"}
+
     def check_model(self, fingerprint: str) -> None:
         """Refuse a model that is not the aligned checkpoint these directions start from.
 

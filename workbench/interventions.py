@@ -159,5 +159,5 @@ def _described(value: Any) -> Any:
     if isinstance(value, ProbeSet):
         return value.fingerprint()
     if isinstance(value, ReversionDirections):
-        return dict(value.provenance)
+        return value.identity()
     return list(map(_described, value)) if isinstance(value, tuple) else value

@@ -41,7 +41,7 @@ class _Parts:
             "lineage": self.lineage,
             "model": self.model.fingerprint(),
             "probes": self.probes and self.probes.fingerprint(),
-            "directions": self.directions and dict(self.directions.provenance),
+            "directions": self.directions and self.directions.identity(),
             "interventions": [one.describe() for one in self.interventions],
         }
 
@@ -55,6 +55,7 @@ def run(arguments: Namespace) -> None:
     source = Path(arguments.lineage)
     data = Path(arguments.data or (source if source.is_dir() else source.parent) / "finetune.jsonl")
     examples = load_examples(data)
+    _arms(arguments)  # a misspelt one is told before any model is read
     tell(arguments, "Reading the checkpoints; then one progress for all steps.")
     is_lineage = source.suffix == ".toml" or (source / "lineage.toml").is_file()
     parts = _lineage_parts(arguments) if is_lineage else _model_parts(arguments)

@@ -45,14 +45,15 @@ CAPTIONS = {
 EVIDENCE = {
     "significance": "Share of the ordinary arm's runs, in percent, in which the alignment of a "
     "layer at a step is beyond the null after Holm; {spread}. {family} Steps of one run are "
-    "dependent, which Holm allows for. White cells would refute the claim: a drift that points "
-    "nowhere is rejected in hardly any run, by any null. None of them sees the shared endpoint.",
+    "dependent, which Holm allows for. Where a map is white, that null explains the alignment. The "
+    "sign flip alone proves little: it is rejected by a third of unrelated drifts. None of them "
+    "sees the shared endpoint.",
     "dose": "Each quantity at the last step against the strength of an intervention; bands: "
     "{spread}. Strength 0, ordinary fine-tuning, stands apart on the left, its mean is the dashed "
     "line. The claim would be refuted if harmfulness stayed on that line while alignment fell, or "
     "fell only where the task cost rises with it.",
-    "tradeoff": "One mark per arm: its mean at the last step; bars: {spread}. Lower and further "
-    "left is better; the dashed staircase is the Pareto front, of which no arm is better in both, "
+    "tradeoff": "One mark per arm but push: its mean at the last step; bars: {spread}. Controls of "
+    "one kind share a name. Lower and further left is better; the dashed staircase is the Pareto front, of which no arm is better in both, "
     "and its arms are named. The claim that v_rev matters would be refuted by an anchor, rehearsal "
     "or control at the same task cost that is no more harmful than block.",
     "sweep": "One row per set of layers; marks: means at the last step, bars: {spread}; dashed: "
@@ -62,8 +63,9 @@ EVIDENCE = {
 """Of the figures of the causal evidence."""
 
 TOLD = {
-    "significance": "Each H0 in words, and how many tests it rejects. Below, the same drift "
-    "against directions between other phases: so few directions give no p-value.",
+    "significance": "What each null supposes, and in how many tests that is rejected after Holm. "
+    "Below, the cosine of the same drift with the directions between other pairs of phases: a "
+    "comparison, as so few directions give no p-value.",
     "readout": "Change of a token's logit when the residual stream of θ_S moves by one phase gap "
     "along v_rev, and the preference: the change, in nats per phase gap, of the log-odds of "
     "engaging over refusing openers, with its one-sided p under an isotropic null. Refuted, at a "
@@ -95,6 +97,9 @@ ARMS = {
     "matched": "is block along a random direction with the covariance of the activations, its "
     "gradient scaled to the norm that block's had",
     "matched-unscaled": "is matched without the scaling",
+    "matched-two-sided": "is matched without its part along v_rev, penalised on both sides",
+    "block-rank2": "also blocks where the blocked model went off v_rev",
+    "block-rank3": "blocks a third direction, re-fitted after block-rank2",
     "refusal": "is block along the direction from harmful to harmless prompts at θ_S",
     "drift": "is block along the top principal component of ordinary drift",
     "shuffled": "is block along another layer's v_rev",
@@ -104,12 +109,16 @@ ARMS = {
     "cap": "caps the coordinate along v_rev in the training forward",
     "project": "takes the part of every update out that moves along v_rev",
     "anchor-kl": "penalises KL from θ_S and knows no direction",
+    "anchor-penalty": "penalises KL from θ_S on the very prompts that block trains on",
     "anchor-weights": "penalises the distance of the weights from θ_S's",
-    "rehearse": "mixes safety examples into the batches",
+    "rehearse": "mixes θ_S's own answers to block's prompts into the batches",
 }
 """What families of arms do; the verb belongs to the arm."""
 
-VARIANTS = "A number after a colon is the strength, numbers after an @ are the layers."
+VARIANTS = (
+    "A number after a colon is the strength, numbers after an @ are the layers; -scaled: with its "
+    "gradient scaled to the norm that block's had."
+)
 
 BESIDE = (
     "Beside the paper, not against it.",
@@ -130,6 +139,13 @@ NOT_SEPARATED = (
     "Shared endpoint not separated.",
     "v_rev and drift both contain −θ_S, which alone makes a cosine of about 0.5 between "
     "independent models. No sibling model was given, so that part is not taken out.",
+)
+
+NOT_IN_ONE_RUN = (
+    "Shared endpoint not separated.",
+    "v_rev and drift both contain −θ_S, which alone makes a cosine of about 0.5 between "
+    "independent models. An experiment on a lineage with a sibling shows what is left without it; "
+    "a single run does not.",
 )
 
 OF_RUNS = (

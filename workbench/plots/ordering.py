@@ -55,6 +55,7 @@ def ordering(source: Source) -> go.Figure:
     _add_points(figure, y, across, up, source_styles(source))
     figure.update_xaxes(title_text=TITLES["alignment"], nticks=10, **ZERO_LINE)
     figure.update_yaxes(title_text="harmfulness (% of harmful prompts)", rangemode="tozero")
+    figure.update_traces(cliponaxis=False, selector={"type": "scatter"})
     return figure
 
 
@@ -81,6 +82,7 @@ def cost(summary: Mapping[str, Any]) -> go.Figure:
     _add_points(figure, y, across, up, source_styles(summary))
     figure.update_xaxes(title_text="task cost (% of the task gain lost)", **ZERO_LINE)
     figure.update_yaxes(title_text="harmfulness (% of harmful prompts)", rangemode="tozero")
+    figure.update_traces(cliponaxis=False, selector={"type": "scatter"})
     return figure
 
 

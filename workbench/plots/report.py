@@ -192,7 +192,7 @@ def _header(material: Material) -> str:
     summary = material.summary
     if summary is None:
         status = ", ".join(f"{printable(run.id)}: {run.status}" for run in material.runs)
-        lead, rest = captions.NOT_SEPARATED
+        lead, rest = captions.NOT_IN_ONE_RUN
         told = f"{typeset(captions.OF_RUNS)} <b>{typeset(lead)}</b> {typeset(rest)}"
         return f'{title}\n<p class="facts">{html.escape(status)}</p>\n<p>{told}</p>'
     lineages = ", ".join(printable(lineage["name"]) for lineage in summary["lineages"])

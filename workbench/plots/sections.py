@@ -17,6 +17,9 @@ from workbench.plots.typeset import typeset
 from workbench.runs import Run
 from workbench.text import printable
 
+HEADING, ENTRY = 130, 20
+"""Pixels: of what stands above and below a legend, and of each of its lines."""
+
 
 @dataclass(frozen=True)
 class Section:
@@ -104,9 +107,20 @@ def _drawn(draws: Mapping[str, Callable[[], go.Figure]], told: Mapping[str, str]
             figure = draw()
         except ConfigError:
             continue
+        _make_room(figure)
         caption = " ".join(captions.CAPTIONS[name].format(**told).split())
         sections.append(Section(name, figure, caption, captions.ROWS.get(name, name)))
     return sections
+
+
+def _make_room(figure: go.Figure) -> None:
+    """Make a figure as tall as its legend, which would scroll otherwise."""
+    entries = {
+        trace.legendgroup or trace.name for trace in figure.data if trace.showlegend is not False
+    }
+    tall = HEADING + ENTRY * len(entries)
+    set_height: Any = figure.layout["height"]
+    figure.update_layout(height=max(set_height or 0, tall))
 
 
 def _spread(counts: Sequence[int]) -> dict[str, str]:
@@ -128,7 +142,7 @@ def _spread(counts: Sequence[int]) -> dict[str, str]:
 def _rank(spearman: Mapping[str, Any]) -> str:
     text, note = spearman_text(spearman), printable(spearman.get("note", ""))
     if not text:
-        return "No rank correlation: too few runs."
+        return "No rank correlation: too few runs, or one of the two never varies."
     return f"{text} ({note})." if note else f"{text}."
 
 

@@ -89,7 +89,8 @@ FAMILIES = ARMS | {
     "project": ArmStyle("#332288", "bowtie"),
     "anchor-kl": ArmStyle("#882255", "triangle-down"),
     "anchor-weights": ArmStyle("#882255", "triangle-left", "dot"),
-    "anchor": ArmStyle("#882255", "triangle-right", "longdash"),
+    "anchor-penalty": ArmStyle("#882255", "triangle-right", "longdash"),
+    "anchor": ArmStyle("#882255", "square", "longdashdot"),
     "rehearse": ArmStyle("#882255", "star-square", "dash"),
 }
 """Styles by intervention, or for a control by its direction; a colour says which kind of thing.
@@ -136,7 +137,7 @@ def arm_styles(
 
 
 def family(name: str, told: Mapping[str, Any] | None = None) -> str | None:
-    """Return whose colour an arm has: `block` for `block:0.5@2`, `anchor` for `anchor-kl:3`.
+    """Return whose colour an arm has: `block` for `block:0.5@2`, `anchor-kl` for `anchor-kl:3`.
 
     Args:
         name: Of the arm.

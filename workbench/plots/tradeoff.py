@@ -63,6 +63,7 @@ def tradeoff(summary: Mapping[str, Any]) -> go.Figure:
     _name_front(figure, front, x, y)
     figure.update_xaxes(title_text=_title(x), **ZERO_LINE)
     figure.update_yaxes(title_text=_title(y), **ZERO_LINE)
+    figure.update_traces(cliponaxis=False, selector={"type": "scatter"})
     return figure
 
 
