@@ -54,56 +54,9 @@ EVIDENCE = {
     "fell only where the task cost rises with it.",
     "tradeoff": "One mark per arm but push: its mean at the last step; bars: {spread}. Controls of "
     "one kind share a name. Lower and further left is better; the dashed staircase is the Pareto "
-    "front, of which no arm is better in both, and its arms are named. The claim that v_rev matters "
-    "would be refuted by an anchor, rehearsal or control at the same task cost that is no more "
-    "harmful than block.",
-    "sweep": "Where must one intervene?",
-    "controls": "Is it this direction?",
-    "aftermath": "What comes back after blocking?",
-}
-"""Of a part of the report, by the figure that may begin it."""
-
-ROWS = {"along": "far", "across": "far", "ordering": "points", "cost": "points"}
-"""Figures of one row stand side by side; the others have a row each."""
-
-CAPTIONS = {
-    "alignment": "Alignment, the cosine of drift and v_rev, mean over layers, against the step. "
-    "{lines} {nulls} A click on a name in the legend hides it.",
-    "layers": "Alignment at every layer and measured step of one run; choose arm and run above "
-    "each map. The colours run from −1 (blue) over 0 (white) to 1 (red) in every map; a dark line "
-    "separates positive from negative. Grey with a cross: undefined, the drift is below ten noise "
-    "floors. Hovering tells along, across, the norm and the 95 % interval over prompts.{marks}",
-    "sibling": "Left: v_rev and drift both contain −θ_S, which alone makes a cosine of about 0.5 "
-    "between independent models. Right: the same drift against the direction to θ_H from a "
-    "sibling θ_S′, aligned from the same θ_H with another seed. θ_S itself is in only one of the "
-    "two, so what remains on the right is not made by sharing it. {lines}",
-    "along": "How far, where the cosine says only in which direction: 1 is the whole way back to "
-    "θ_H. Mean over layers. {lines}",
-    "across": "The part of the drift orthogonal to v_rev, in the same unit. Mean over layers. "
-    "{lines}",
-    "ordering": "Small marks: single runs at the last step; large marks: arm means; grey lines "
-    "join block, ordinary and push of one seed. {runs} {rank}",
-    "cost": "Task cost is the share of ordinary fine-tuning's gain in task loss that an arm "
-    "loses, per seed. Small marks: single runs at the last step; large marks: arm means. {runs}",
-    "behaviour": "Left: share of held-out harmful prompts complied with; step 0 is θ_S itself. "
-    "Right: cross-entropy of held-out task responses. {bars}",
-}
-"""By figure; in braces what depends on the data."""
-
-EVIDENCE = {
-    "significance": "Share of the ordinary arm's runs, in percent, in which the alignment of a "
-    "layer at a step is beyond the null after Holm; {spread}. {family} Steps of one run are "
-    "dependent, which Holm allows for. Where a map is white, that null explains the alignment. The "
-    "sign flip alone proves little: it is rejected by a third of unrelated drifts. None of them "
-    "sees the shared endpoint.",
-    "dose": "Each quantity at the last step against the strength of an intervention; bands: "
-    "{spread}. Strength 0, ordinary fine-tuning, stands apart on the left, its mean is the dashed "
-    "line. The claim would be refuted if harmfulness stayed on that line while alignment fell, or "
-    "fell only where the task cost rises with it.",
-    "tradeoff": "One mark per arm but push: its mean at the last step; bars: {spread}. Controls of "
-    "one kind share a name. Lower and further left is better; the dashed staircase is the Pareto front, of which no arm is better in both, "
-    "and its arms are named. The claim that v_rev matters would be refuted by an anchor, rehearsal "
-    "or control at the same task cost that is no more harmful than block.",
+    "front, of which no arm is better in both, and its arms are named. The claim that v_rev "
+    "matters would be refuted by an anchor, rehearsal or control at the same task cost that is no "
+    "more harmful than block.",
     "sweep": "One row per set of layers; marks: means at the last step, bars: {spread}; dashed: "
     "ordinary fine-tuning. Were the layers of no importance all rows would lie together; were they "
     "all needed, every row but that of all layers would lie on the dashed line.",
