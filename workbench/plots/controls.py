@@ -52,6 +52,8 @@ def other_phases_table(summary: Mapping[str, Any]) -> Table | None:
     steps = sorted({step for told in phases.values() for step in told["alignment"]}, key=int)
     if not steps:
         return None
+    # More than a few would not fit beside the names.
+    steps = [step for step in steps if step in (steps[0], "20", steps[-1])]
     usual = summary["arms"].get("ordinary", {}).get("alignment") or {}
     rows = {"v_rev": usual} | {name: told["alignment"] for name, told in phases.items()}
     return Table(

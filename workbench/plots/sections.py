@@ -17,7 +17,7 @@ from workbench.plots.typeset import typeset
 from workbench.runs import Run
 from workbench.text import printable
 
-HEADING, ENTRY = 130, 20
+HEADING, ENTRY = 170, 21
 """Pixels: of what stands above and below a legend, and of each of its lines."""
 
 

@@ -61,10 +61,17 @@ def tradeoff(summary: Mapping[str, Any]) -> go.Figure:
     for name, members in _families(points, summary.get("arms") or {}).items():
         _add_points(figure, name, members, x, y)
     _name_front(figure, front, x, y)
-    figure.update_xaxes(title_text=_title(x), **ZERO_LINE)
-    figure.update_yaxes(title_text=_title(y), **ZERO_LINE)
-    figure.update_traces(cliponaxis=False, selector={"type": "scatter"})
+    # By the means: one wide interval would leave no room for what is compared.
+    figure.update_xaxes(title_text=_title(x), range=_reach(points, x), **ZERO_LINE)
+    figure.update_yaxes(title_text=_title(y), range=_reach(points, y), **ZERO_LINE)
     return figure
+
+
+def _reach(points: Sequence[Point], quantity: str) -> list[float]:
+    """From below the least to above the largest mean, 0 included, in percent."""
+    means = [0.0, *(100 * mean_of(point[quantity]) for point in points)]
+    margin = 0.08 * (max(means) - min(means)) or 1.0
+    return [min(means) - margin, max(means) + margin]
 
 
 def _title(quantity: str) -> str:
