@@ -45,9 +45,10 @@ CAPTIONS = {
 EVIDENCE = {
     "significance": "Share of the ordinary arm's runs, in percent, in which the alignment of a "
     "layer at a step is beyond the null after Holm; {spread}. {family} Steps of one run are "
-    "dependent, which Holm allows for. Where a map is white, that null explains the alignment. The "
-    "sign flip alone proves little: it is rejected by a third of unrelated drifts. None of them "
-    "sees the shared endpoint.",
+    "dependent, which Holm allows for. Where a map is white, that null explains the alignment; "
+    "white maps of the matched null at every layer would refute the claim. The sign flip alone "
+    "proves little: it is rejected by a third of unrelated drifts. None of them sees the shared "
+    "endpoint.",
     "dose": "Each quantity at the last step against the strength of an intervention; bands: "
     "{spread}. Strength 0, ordinary fine-tuning, stands apart on the left, its mean is the dashed "
     "line. The claim would be refuted if harmfulness stayed on that line while alignment fell, or "
