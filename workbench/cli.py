@@ -33,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"workbench: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("workbench: stopped; a run that was begun can be continued with --resume", file=sys.stderr)
+        print(
+            "workbench: stopped; a run that was begun can be continued with --resume",
+            file=sys.stderr,
+        )
         return 130
     return 0
 
