@@ -290,6 +290,17 @@ def inputs_folder(tmp_path_factory, lineage_file, sentence):
     return write_inputs(folder, lineage_file.parent, sentence)
 
 
+@pytest.fixture
+def readings():
+    """Readings of witness, aligned and fine-tuned model: fewer prompts than dimensions."""
+    generator = torch.Generator().manual_seed(3)
+    aligned = torch.randn(3, 9, 24, generator=generator) + 4
+    shift, moved = torch.randn(2, 3, 1, 24, generator=generator)
+    noise = torch.randn(2, 3, 9, 24, generator=generator)
+    witness = aligned + shift + 0.5 * noise[0]
+    return witness, aligned, aligned + 0.4 * shift + 0.6 * moved + 0.5 * noise[1]
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test draws the same numbers in whatever order tests run."""

@@ -18,24 +18,15 @@ LAYERS = (2, 5, 7)
 
 
 @pytest.fixture
-def world():
-    """Readings of witness, aligned and fine-tuned model: fewer prompts than dimensions."""
-    generator = torch.Generator().manual_seed(3)
-    aligned = torch.randn(3, 9, 24, generator=generator) + 4
-    shift, moved = torch.randn(2, 3, 1, 24, generator=generator)
-    noise = torch.randn(2, 3, 9, 24, generator=generator)
-    witness = aligned + shift + 0.5 * noise[0]
-    return witness, aligned, aligned + 0.4 * shift + 0.6 * moved + 0.5 * noise[1]
+def directions(readings):
+    return fit_directions_from(*readings[:2], layers=LAYERS)
 
 
 @pytest.fixture
-def directions(world):
-    return fit_directions_from(*world[:2], layers=LAYERS)
-
-
-@pytest.fixture
-def left(world):
-    return Aftermath.between(world[1], world[2], LAYERS, provenance={"run": "one", "step": 100})
+def left(readings):
+    return Aftermath.between(
+        readings[1], readings[2], LAYERS, provenance={"run": "one", "step": 100}
+    )
 
 
 def aftermath_of(mean):
@@ -44,15 +35,15 @@ def aftermath_of(mean):
     return Aftermath.between(start, start + mean.float()[:, None], LAYERS, rank=1)
 
 
-def test_the_mean_is_that_of_the_displacements_in_float64(world, left):
-    expected = (world[2].numpy().astype(float) - world[1].numpy().astype(float)).mean(axis=1)
+def test_the_mean_is_that_of_the_displacements_in_float64(readings, left):
+    expected = (readings[2].numpy().astype(float) - readings[1].numpy().astype(float)).mean(axis=1)
     assert left.mean.dtype == torch.float64
     np.testing.assert_allclose(left.mean.numpy(), expected, rtol=1e-12)
 
 
-def test_components_and_shares_are_those_of_the_singular_values(world, left):
+def test_components_and_shares_are_those_of_the_singular_values(readings, left):
     for layer in range(3):
-        moved = (world[2][layer].double() - world[1][layer].double()).numpy()
+        moved = (readings[2][layer].double() - readings[1][layer].double()).numpy()
         # Eigenvectors of the second moment about zero, largest first: another road to them.
         values, vectors = np.linalg.eigh(moved.T @ moved)
         values, vectors = values[::-1][:4], vectors[:, ::-1][:, :4]
@@ -64,39 +55,42 @@ def test_components_and_shares_are_those_of_the_singular_values(world, left):
     assert left.share.sum(dim=1).max() < 1
 
 
-def test_every_component_has_the_mean_displacement_on_its_positive_side(world, left):
-    turned = Aftermath.between(world[2], world[1], LAYERS)
+def test_every_component_has_the_mean_displacement_on_its_positive_side(readings, left):
+    turned = Aftermath.between(readings[2], readings[1], LAYERS)
     for one in (left, turned):
         assert (torch.einsum("lrd,ld->lr", one.components, one.mean) >= 0).all()
     torch.testing.assert_close(turned.components, -left.components)
 
 
-def test_components_are_about_zero_so_that_a_common_motion_is_the_first(world):
+def test_components_are_about_zero_so_that_a_common_motion_is_the_first(readings):
     common = torch.randn(3, 24, generator=torch.Generator().manual_seed(8))
-    found = Aftermath.between(world[1], world[1] + common[:, None], LAYERS, rank=2)
+    found = Aftermath.between(readings[1], readings[1] + common[:, None], LAYERS, rank=2)
     unit = common.double() / common.double().norm(dim=1, keepdim=True)
     torch.testing.assert_close(found.components[:, 0], unit, atol=1e-6, rtol=0)
     assert found.share[:, 0].min() > 1 - 1e-9
     # The other way round: motions that cancel in the mean are seen too.
     opposite = common[:, None] * torch.tensor([1.0, -1.0] * 4 + [0.0])[:, None]
-    cancelled = Aftermath.between(world[1], world[1] + opposite, LAYERS, rank=2)
+    cancelled = Aftermath.between(readings[1], readings[1] + opposite, LAYERS, rank=2)
     assert cancelled.mean.norm() < 1e-5
     assert (cancelled.components[:, 0] * unit).sum(dim=1).abs().min() > 1 - 1e-9
 
 
-def test_where_nothing_moved_there_is_neither_component_nor_share(world):
-    current = world[2].clone()
-    current[1] = world[1][1]
-    found = Aftermath.between(world[1], current, LAYERS)
+def test_where_nothing_moved_there_is_neither_component_nor_share(readings):
+    current = readings[2].clone()
+    current[1] = readings[1][1]
+    found = Aftermath.between(readings[1], current, LAYERS)
     assert not found.components[1].any() and not found.share[1].any()
     torch.testing.assert_close(found.components[0].norm(dim=1), torch.ones(4).double())
 
 
 @pytest.mark.parametrize("rank", [0, 10])
-def test_a_rank_that_cannot_be_is_refused(world, rank):
+def test_a_rank_that_cannot_be_is_refused(readings, rank):
     with pytest.raises(ConfigError, match=rf"rank is {rank}; 9 prompts in 24 .* have 1 to 9 comp"):
-        Aftermath.between(world[1], world[2], LAYERS, rank=rank)
-    assert Aftermath.between(world[1], world[2], LAYERS, rank=9).share.sum(dim=1).min() > 1 - 1e-9
+        Aftermath.between(readings[1], readings[2], LAYERS, rank=rank)
+    assert (
+        Aftermath.between(readings[1], readings[2], LAYERS, rank=9).share.sum(dim=1).min()
+        > 1 - 1e-9
+    )
 
 
 def test_what_is_saved_is_what_is_loaded(left, tmp_path):

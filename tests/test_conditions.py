@@ -9,7 +9,14 @@ from workbench.activations import read_activations
 from workbench.aftermath import Aftermath
 from workbench.anchors import Anchor
 from workbench.arms import standard_arms
-from workbench.conditions import Condition, answered, check_condition, make_intervention, set_up
+from workbench.conditions import (
+    Condition,
+    Ground,
+    answered,
+    check_condition,
+    make_intervention,
+    set_up,
+)
 from workbench.directions import ReversionDirections, fit_directions
 from workbench.errors import ConfigError, LayerError, ProbeError, RunError
 from workbench.inputs import Inputs
@@ -44,6 +51,11 @@ def reversion(held):
 
 
 @pytest.fixture(scope="module")
+def ground(model, held, reversion):
+    return Ground.of(model, held, reversion)
+
+
+@pytest.fixture(scope="module")
 def acts(model, held):
     return read_activations(model, held.fit)
 
@@ -67,11 +79,11 @@ def earlier(tmp_path, acts):
 
 
 @pytest.fixture
-def condition(model, held, reversion, acts, earlier):
+def condition(ground, earlier):
     """Set an arm up; `changes` are of the arm."""
 
     def make(name, seed=0, **changes):
-        return set_up(replace(ARMS[name], **changes), seed, model, held, reversion, acts, earlier)
+        return set_up(replace(ARMS[name], **changes), ground, seed, earlier)
 
     return make
 
@@ -103,6 +115,13 @@ def test_nothing_holds_or_rehearses_what_a_harmful_prompt_was_answered_with(held
 def test_the_ordinary_arm_does_nothing(held, reversion):
     nothing = Condition(reversion)
     assert make_intervention(ARMS["ordinary"], nothing, held.penalty, held.benign_penalty) is None
+
+
+def test_the_ground_is_read_where_v_rev_was_and_the_aftermath_from_there(ground, acts):
+    assert torch.equal(ground.acts, acts)
+    nothing = ground.aftermath()  # the model was not trained
+    assert not nothing.mean.any()
+    assert {*nothing.provenance["prompts"]} == {*ground.reversion.provenance["prompts"]}
 
 
 def test_v_rev_is_used_as_it_is(condition, reversion):
@@ -157,19 +176,19 @@ def test_a_condition_keeps_the_directions_that_are_not_v_rev(condition, reversio
     assert torch.equal(loaded.unit, control.directions.unit)
 
 
-def test_an_earlier_run_must_be_finished(model, held, reversion, acts, tmp_path):
+def test_an_earlier_run_must_be_finished(ground, tmp_path):
     store = RunStore(tmp_path)
     store.create({}, "ordinary")
     with pytest.raises(RunError, match="ordinary: running, but a run needs it finished"):
-        set_up(ARMS["drift"], 0, model, held, reversion, acts, store.open)
+        set_up(ARMS["drift"], ground, 0, store.open)
 
 
-def test_only_an_anchor_on_benign_prompts_gets_the_models_own_answers(model, held):
-    given = answered(ARMS["anchor-kl"], model, held, max_new_tokens=3)
+def test_only_an_anchor_on_benign_prompts_gets_the_models_own_answers(ground, held):
+    given = answered(ARMS["anchor-kl"], ground, max_new_tokens=3)
     assert given.prompts == held.benign_penalty.prompts
     assert all(probe.response is not None for probe in given.probes)
     for name in ("anchor-penalty", "anchor-weights", "block", "rehearse"):
-        assert answered(ARMS[name], model, held, max_new_tokens=3) == held.benign_penalty
+        assert answered(ARMS[name], ground, max_new_tokens=3) == held.benign_penalty
 
 
 @pytest.mark.parametrize("name", ["anchor-kl", "refusal"])

@@ -9,12 +9,18 @@ import pytest
 from planted_inputs import contents, read_lines, write_lines
 from safetensors.numpy import load_file
 
+from workbench import plots
 from workbench.arms import choose_arms, standard_arms
 from workbench.config import Recipe
 from workbench.directions import ReversionDirections, fit_directions
 from workbench.errors import ConfigError, DivergedError, RunError, WorkbenchError
 from workbench.experiment import Experiment, run_experiment
 from workbench.inputs import Inputs
+from workbench.plots.aftermath import aftermath_tables
+from workbench.plots.controls import controls_table, other_phases_table
+from workbench.plots.layers import layers_table
+from workbench.plots.readout import readout_tables
+from workbench.plots.significance import significance_table
 from workbench.summary import summarise
 
 RECIPE = Recipe(steps=5, learning_rate=1e-3, batch_size=4)
@@ -286,3 +292,19 @@ def test_arms_of_every_kind_run_and_the_summary_tells_all_the_evidence(run, tmp_
     assert scaled == {"matched-two-sided", "refusal-scaled"}
     (row,) = found["layers"]["rows"]
     assert (row["arm"], row["layers"]) == ("cap@1", [1])
+    tables_tell(found)
+    for draw in (plots.tradeoff, plots.significance, plots.layers, plots.ordering, plots.cost):
+        assert draw(found).data
+
+
+def tables_tell(summary):
+    """Every table of the report finds what it is about in a real summary, and a row for it."""
+    tables = [
+        significance_table(summary), controls_table(summary), other_phases_table(summary),
+        layers_table(summary), *readout_tables(summary), *aftermath_tables(summary),
+    ]  # fmt: skip
+    assert all(table is not None and table.rows for table in tables)
+    assert len(tables) == 4 + len(summary["readout"]) + 2
+    assert [row[0] for row in controls_table(summary).rows] == list(summary["controls"])
+    assert "refusal log-odds" in layers_table(summary).header
+    assert "block" in " ".join(significance_table(summary).header)

@@ -9,28 +9,17 @@ from workbench.refit import refit, shared
 
 
 @pytest.fixture
-def world():
-    """Readings of witness, aligned and fine-tuned model: fewer prompts than dimensions."""
-    generator = torch.Generator().manual_seed(3)
-    aligned = torch.randn(3, 9, 24, generator=generator) + 4
-    shift, moved = torch.randn(2, 3, 1, 24, generator=generator)
-    noise = torch.randn(2, 3, 9, 24, generator=generator)
-    witness = aligned + shift + 0.5 * noise[0]
-    return witness, aligned, aligned + 0.4 * shift + 0.6 * moved + 0.5 * noise[1]
+def directions(readings):
+    return fit_directions_from(*readings[:2])
 
 
 @pytest.fixture
-def directions(world):
-    return fit_directions_from(*world[:2])
+def moved(readings):
+    return (readings[2].double() - readings[1].double()).mean(dim=1)
 
 
-@pytest.fixture
-def moved(world):
-    return (world[2].double() - world[1].double()).mean(dim=1)
-
-
-def test_a_refit_is_the_fit_on_the_model_after_fine_tuning(world, directions, moved):
-    after = fit_directions_from(world[0], world[2])
+def test_a_refit_is_the_fit_on_the_model_after_fine_tuning(readings, directions, moved):
+    after = fit_directions_from(readings[0], readings[2])
     found = refit(directions.unit, directions.gap, moved)
     cosines = (after.unit * directions.unit).sum(dim=1)
     np.testing.assert_allclose(found.cosine, cosines, atol=1e-9)
@@ -39,7 +28,7 @@ def test_a_refit_is_the_fit_on_the_model_after_fine_tuning(world, directions, mo
     np.testing.assert_allclose(found.along, along / directions.gap)
     off = (moved.square().sum(dim=1) - along.square()).sqrt()
     np.testing.assert_allclose(found.off, off / directions.gap)
-    assert found.along.min() > 0.2 and found.off.min() > 0.3  # neither is 0 in this world
+    assert found.along.min() > 0.2 and found.off.min() > 0.3  # neither is 0 in this readings
 
 
 def test_a_refit_where_nothing_and_where_all_came_back(directions):

@@ -12,7 +12,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.activations import read_activations
+from workbench.activations import Reading, read_activations
 from workbench.aftermath import Aftermath, off_direction
 from workbench.anchors import Anchor
 from workbench.arms import Arm
@@ -58,32 +58,55 @@ class Condition:
             further.save(folder / f"further-{number}.safetensors")
 
 
-def set_up(
-    arm: Arm,
-    seed: int,
-    model: HookedModel,
-    splits: Splits,
-    reversion: ReversionDirections,
-    acts: Float[Tensor, "layer prompt d_model"],
-    earlier: Callable[[str], Run],
-) -> Condition:
-    """Find out along what an arm acts with one seed.
+@dataclass(frozen=True)
+class Ground:
+    """What every fine-tuning of one lineage starts from."""
+
+    model: HookedModel
+    """Still the aligned one when this is made; then it is trained."""
+
+    splits: Splits
+    reversion: ReversionDirections
+    """v_rev."""
+
+    reading: Reading
+    """The fit probes where v_rev was read."""
+
+    acts: Float[Tensor, "layer prompt d_model"]
+    """The aligned model's activations there, at the layers of v_rev."""
+
+    @classmethod
+    def of(cls, model: HookedModel, splits: Splits, reversion: ReversionDirections) -> "Ground":
+        """Read the aligned model on the fit probes."""
+        reading = Reading.of(model, splits.fit, reversion.provenance.get("position", -1))
+        acts = read_activations(model, reading, layers=[*reversion.layers])
+        return cls(model, splits, reversion, reading, acts)
+
+    def aftermath(self) -> Aftermath:
+        """Read what a fine-tuning has left on the fit probes by now."""
+        layers = self.reversion.layers
+        current = read_activations(self.model, self.reading, layers=[*layers])
+        provenance = {"prompts": self.reversion.provenance.get("prompts", [])}
+        rank = min(4, *current.shape[1:])
+        return Aftermath.between(self.acts, current, layers, rank=rank, provenance=provenance)
+
+
+def set_up(arm: Arm, ground: Ground, seed: int, earlier: Callable[[str], Run]) -> Condition:
+    """Find out along what an arm acts.
 
     Args:
         arm: The condition.
+        ground: Where it starts from.
         seed: Of control directions.
-        model: The aligned model.
-        splits: Its probes.
-        reversion: Its v_rev.
-        acts: The aligned model's activations on the fit probes, at the layers of `reversion`.
         earlier: Gives the finished run of another arm with the same seed.
 
     Raises:
         RunError: If a run that this one needs is not finished.
         ProbeError: If there are no benign probes for a direction that needs them.
     """
+    reversion = ground.reversion
     trace = None if arm.match is None else _finished(earlier, arm.match).gradient_trace("block")
-    directions = _directions(arm, seed, model, splits, reversion, acts, earlier)
+    directions = _directions(arm, ground, seed, earlier)
     if arm.orthogonal:
         directions = orthogonal_to(directions, reversion)
     further: tuple[ReversionDirections, ...] = ()
@@ -154,12 +177,12 @@ def make_intervention(
     raise ConfigError(f"Unknown intervention {arm.intervention!r} in arm {arm.name!r}.")
 
 
-def answered(arm: Arm, model: HookedModel, splits: Splits, *, max_new_tokens: int) -> ProbeSet:
+def answered(arm: Arm, ground: Ground, *, max_new_tokens: int) -> ProbeSet:
     """Return the benign penalty prompts, with the aligned model's answers if the arm needs them."""
     if arm.intervention != "anchor" or arm.anchor != "kl" or arm.prompts != "benign":
-        return splits.benign_penalty
-    prompts = _wanted(arm, splits.benign_penalty)
-    return with_own_answers(model, prompts, max_new_tokens=max_new_tokens)
+        return ground.splits.benign_penalty
+    prompts = _wanted(arm, ground.splits.benign_penalty)
+    return with_own_answers(ground.model, prompts, max_new_tokens=max_new_tokens)
 
 
 def check_condition(arm: Arm, splits: Splits, directions: ReversionDirections) -> None:
@@ -173,29 +196,24 @@ def check_condition(arm: Arm, splits: Splits, directions: ReversionDirections) -
 
 
 def _directions(
-    arm: Arm,
-    seed: int,
-    model: HookedModel,
-    splits: Splits,
-    reversion: ReversionDirections,
-    acts: Float[Tensor, "layer prompt d_model"],
-    earlier: Callable[[str], Run],
+    arm: Arm, ground: Ground, seed: int, earlier: Callable[[str], Run]
 ) -> ReversionDirections:
+    reversion = ground.reversion
     match arm.direction:
         case "random":
             return random_directions(reversion, seed=seed)
         case "matched":
-            return matched_directions(reversion, acts, seed=seed)
+            return matched_directions(reversion, ground.acts, seed=seed)
         case "shuffled":
             return shuffled_directions(reversion, seed=seed)
         case "refusal":
             benign = read_activations(
-                model,
-                _wanted(arm, splits.benign_fit),
-                position=reversion.provenance.get("position", -1),
-                layers=list(reversion.layers),
+                ground.model,
+                _wanted(arm, ground.splits.benign_fit),
+                position=ground.reading.position,
+                layers=[*reversion.layers],
             )
-            return refusal_directions(reversion, acts, benign)
+            return refusal_directions(reversion, ground.acts, benign)
         case "drift":
             assert arm.source is not None
             source = _finished(earlier, arm.source)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from workbench.archive import Archive, Statistic, read_tensors
 from workbench.nulls import Null, draws_needed, matched_null
-from workbench.records import cosine, mean_defined
+from workbench.records import mean_cosine
 from workbench.runs import Run
 from workbench.significance import BareDirections, significance
 
@@ -89,13 +89,12 @@ def other_phases(archive: Archive, runs: Sequence[Run]) -> dict[str, Any]:
         return {}
     units = [read_tensors(file) for file in files]
     names = [name for name in units[0] if all(name in others for others in units)]
-    drifts = [run.drift() for run in runs]
-    undefined = [np.isnan(run.layer_values("alignment")) for run in runs]
+    drifts = [(run.drift(), run.layer_values("alignment")) for run in runs]
     found: dict[str, dict[str, dict[str, Statistic]]] = {}
     for name in names:
         columns = [
-            mean_defined(np.where(gone, np.nan, cosine(drift, others[name]))).tolist()
-            for drift, gone, others in zip(drifts, undefined, units, strict=True)
+            mean_cosine(drift, others[name], alignment)
+            for (drift, alignment), others in zip(drifts, units, strict=True)
         ]
         found[name] = {
             "alignment": {

@@ -38,6 +38,18 @@ def mean_defined(values: Float[Array, "*step layer"]) -> Float[Array, "*step"]:
         return np.asarray(np.where(count > 0, total / count, np.nan))
 
 
+def mean_cosine(
+    vector: Float[Array, "step layer d_model"],
+    unit: Float[Array, "layer d_model"],
+    alignment: Float[Array, "step layer"],
+) -> list[float | None]:
+    """Return the mean over layers of the cosine with other unit vectors, at every step.
+
+    Layers whose `alignment` is undefined (NaN) are left out: their drift has no direction.
+    """
+    return mean_defined(np.where(np.isnan(alignment), np.nan, cosine(vector, unit))).tolist()
+
+
 @dataclass(frozen=True)
 class Drift:
     """Mean displacement of the residual stream from the aligned model, per layer.

@@ -14,7 +14,7 @@ from workbench.errors import RunError
 from workbench.evidence import other_phases, run_significance
 from workbench.files import write_json
 from workbench.paper import SOURCE
-from workbench.records import SCORE_NAMES, cosine, mean_defined
+from workbench.records import SCORE_NAMES, cosine, mean_cosine
 from workbench.runs import CONTROL, Run
 from workbench.statistic import rank_correlation, resampled_correlation, sign_test
 from workbench.tradeoff import dose, layer_sweep, tradeoff
@@ -115,9 +115,7 @@ def _column(run: Run, name: str) -> list[float | None]:
 def _sibling_alignment(archive: Archive, run: Run) -> list[float | None]:
     """Mean over layers of cos(T−S, H−S′), where the alignment itself is defined."""
     unit = read_tensors(archive.lineage_folder(run) / "sibling.safetensors")["unit"]
-    cosines = cosine(run.drift(), unit)
-    undefined = np.isnan(run.layer_values("alignment"))
-    return mean_defined(np.where(undefined, np.nan, cosines)).tolist()
+    return mean_cosine(run.drift(), unit, run.layer_values("alignment"))
 
 
 def _matching(archive: Archive, runs: Sequence[Run], others: Sequence[Run]) -> dict[str, Any]:

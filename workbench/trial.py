@@ -10,13 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from workbench.activations import Reading, read_activations
-from workbench.aftermath import Aftermath
 from workbench.arms import Arm
-from workbench.conditions import answered, make_intervention, set_up
+from workbench.conditions import Ground, answered, make_intervention, set_up
 from workbench.config import Recipe
 from workbench.directions import ReversionDirections
 from workbench.errors import ConfigError, WorkbenchError
@@ -77,31 +73,6 @@ class Trial:
         return RunStore(self.store).open(self.runs[arm])
 
 
-@dataclass(frozen=True)
-class _Ground:
-    """v_rev, and the aligned model's activations on the fit probes at its layers."""
-
-    directions: ReversionDirections
-    reading: Reading
-    acts: Float[Tensor, "layer prompt d_model"]
-
-    @classmethod
-    def of(cls, file: Path, model: HookedModel, inputs: LoadedInputs) -> "_Ground":
-        directions = ReversionDirections.load(file)
-        reading = Reading.of(model, inputs.fit, directions.provenance.get("position", -1))
-        return cls(
-            directions, reading, read_activations(model, reading, layers=[*directions.layers])
-        )
-
-    def aftermath(self, model: HookedModel) -> Aftermath:
-        """Read what the fine-tuning left on the fit probes."""
-        layers = self.directions.layers
-        current = read_activations(model, self.reading, layers=[*layers])
-        provenance = {"prompts": self.directions.provenance.get("prompts", [])}
-        rank = min(4, *current.shape[1:])
-        return Aftermath.between(self.acts, current, layers, rank=rank, provenance=provenance)
-
-
 def run_trial(trial: Trial, on_record: OnRecord | None = None) -> str:
     """Run a trial, or what is left of it, and store it; return its run id.
 
@@ -120,17 +91,17 @@ def run_trial(trial: Trial, on_record: OnRecord | None = None) -> str:
         inputs = trial.inputs.load()
         model = inputs.lineage.load_model(inputs.lineage.aligned, device=trial.device)
         note_machine(run, model)
-        ground = _Ground.of(trial.directions, model, inputs)
+        ground = Ground.of(model, inputs, ReversionDirections.load(trial.directions))
         reference = read_reference(model, inputs.benign)
         record_run(
             run,
-            _start(trial, run, model, inputs, ground),
+            _start(trial, run, inputs, ground),
             evaluate=lambda step: _evaluate(trial, run, model, inputs, reference, step),
             evaluate_at=trial.evaluate_at,
             state_every=trial.state_every,
             on_record=on_record,
         )
-        ground.aftermath(model).save(run.folder / AFTERMATH)
+        ground.aftermath().save(run.folder / AFTERMATH)
         if trial.save_model:
             save_model(model, run.folder / "model")
     run.finish()
@@ -204,19 +175,17 @@ def record_run(
             on_record(run.id, record)
 
 
-def _start(
-    trial: Trial, run: Run, model: HookedModel, inputs: LoadedInputs, ground: _Ground
-) -> FineTuning:
+def _start(trial: Trial, run: Run, inputs: LoadedInputs, ground: Ground) -> FineTuning:
     """Set the arm up along its directions, keep those, and make the fine-tuning."""
-    arm, directions = trial.arm, ground.directions
-    condition = set_up(arm, trial.seed, model, inputs, directions, ground.acts, trial.run_of)
-    condition.save(run.folder, directions)
-    benign = answered(arm, model, inputs, max_new_tokens=trial.max_new_tokens)
+    arm = trial.arm
+    condition = set_up(arm, ground, trial.seed, trial.run_of)
+    condition.save(run.folder, ground.reversion)
+    benign = answered(arm, ground, max_new_tokens=trial.max_new_tokens)
     return FineTuning(
-        model,
+        ground.model,
         inputs.examples,
         probes=inputs.measure,
-        directions=directions,
+        directions=ground.reversion,
         seed=trial.seed,
         intervention=make_intervention(
             arm, condition, inputs.penalty, benign, max_new_tokens=trial.max_new_tokens

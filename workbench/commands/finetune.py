@@ -5,15 +5,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workbench.activations import read_activations
 from workbench.arms import Arm, choose_arms, standard_arms
 from workbench.commands.options import recipe_of, splits_of, tell
-from workbench.conditions import answered, make_intervention, set_up
+from workbench.conditions import Ground, answered, make_intervention, set_up
 from workbench.directions import ReversionDirections, fit_directions
 from workbench.errors import ConfigError
 from workbench.files import file_hash
 from workbench.finetune import FineTuning
-from workbench.inputs import Splits
 from workbench.interventions import Intervention
 from workbench.loading import load_model, save_model
 from workbench.models import HookedModel
@@ -108,9 +106,8 @@ def _lineage_parts(arguments: Namespace) -> _Parts:
         else fit_directions(lineage, splits.fit, device=arguments.device)
     )
     model = lineage.load_model(lineage.aligned, device=arguments.device)
-    interventions = tuple(
-        _intervention(arm, arguments.seed, model, splits, fitted) for arm in _arms(arguments)
-    )
+    ground = Ground.of(model, splits, fitted)
+    interventions = tuple(_intervention(arm, ground, arguments.seed) for arm in _arms(arguments))
     return _Parts(model, lineage.name, splits.measure, fitted, interventions)
 
 
@@ -129,17 +126,13 @@ def _arms(arguments: Namespace) -> tuple[Arm, ...]:
     return (replace(first, strength=arguments.strength),)
 
 
-def _intervention(
-    arm: Arm, seed: int, model: HookedModel, splits: Splits, fitted: ReversionDirections
-) -> Intervention:
+def _intervention(arm: Arm, ground: Ground, seed: int) -> Intervention:
     def earlier(name: str) -> Run:
         raise ConfigError(f"{arm.name} needs runs of {name}: use `workbench experiment`.")
 
-    position, layers = fitted.provenance.get("position", -1), [*fitted.layers]
-    acts = read_activations(model, splits.fit, position=position, layers=layers)
-    condition = set_up(arm, seed, model, splits, fitted, acts, earlier)
-    benign = answered(arm, model, splits, max_new_tokens=32)
-    made = make_intervention(arm, condition, splits.penalty, benign)
+    condition = set_up(arm, ground, seed, earlier)
+    benign = answered(arm, ground, max_new_tokens=32)
+    made = make_intervention(arm, condition, ground.splits.penalty, benign)
     assert made is not None
     return made
 
