@@ -231,8 +231,9 @@ def test_heatmap_tells_the_other_readings_on_hovering(run):
     planted = planted_alignment("block", 0)[step, layer]
     drift = planted_drift(planted_alignment("block", 0)[step], STEPS[step])
     expected = [planted - 0.04, planted + 0.04]
-    expected += [drift.along[layer], drift.across[layer], drift.norm[layer], STEPS[step]]
+    expected += [drift.along[layer], drift.across[layer], drift.norm[layer]]
     np.testing.assert_allclose(cells.customdata[layer][step], expected)
+    assert cells.text[layer][step] == str(STEPS[step])
 
 
 def test_heatmap_marks_what_is_undefined_and_what_is_within_the_null(run):

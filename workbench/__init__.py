@@ -47,6 +47,7 @@ _EXPORTS = {
     "runs": ("Run", "RunStore"),
     "significance": ("holm", "significance"),
     "training_edits": ("Ablate", "Cap", "Steer"),
+    "widgets": ("LayerExplorer",),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 

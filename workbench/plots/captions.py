@@ -21,10 +21,12 @@ ROWS = {"along": "far", "across": "far", "ordering": "points", "cost": "points"}
 CAPTIONS = {
     "alignment": "Alignment, the cosine of drift and v_rev, mean over layers, against the step. "
     "{lines} {nulls} A click on a name in the legend hides it.",
-    "layers": "Alignment at every layer and measured step of one run; choose arm and run above "
-    "each map. The colours run from −1 (blue) over 0 (white) to 1 (red) in every map; a dark line "
-    "separates positive from negative. Grey with a cross: undefined, the drift is below ten noise "
-    "floors. Hovering tells along, across, the norm and the 95 % interval over prompts.{marks}",
+    "layers": "Alignment at every layer and measured step of one run; arm, run and cell are chosen "
+    "above each map, a cell also by a click. The colours run from −1 (blue) over 0 (white) to 1 "
+    "(red) in every map; a dark line separates positive from negative. Grey with a cross: "
+    "undefined, the drift is below ten noise floors.{marks} Beside it the chosen layer over the "
+    "steps, and below what its v_rev says in tokens. Where the dots never end, the claim does not "
+    "hold at that layer.",
     "sibling": "Left: v_rev and drift both contain −θ_S, which alone makes a cosine of about 0.5 "
     "between independent models. Right: the same drift against the direction to θ_H from a "
     "sibling θ_S′, aligned from the same θ_H with another seed. θ_S itself is in only one of the "

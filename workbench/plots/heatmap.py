@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -23,8 +24,8 @@ MAX_COLUMNS = 120
 
 LAYER_VALUES = ("low", "high", "along", "across", "norm")
 HOVER = (
-    "layer %{y}, step %{customdata[5]:d}<br>alignment %{z:.3f}, 95 % [%{customdata[0]:.3f}, "
-    "%{customdata[1]:.3f}]<br>along %{customdata[2]:.3f}, across %{customdata[3]:.3f} phase gaps"
+    "layer %{y}, step %{text}, cos %{z:.2f}<br>95 % [%{customdata[0]:.2f}, %{customdata[1]:.2f}]"
+    "<br>along %{customdata[2]:.2f}, across %{customdata[3]:.2f} phase gaps"
     "<br>norm %{customdata[4]:.4g} (residual stream)<extra></extra>"
 )
 
@@ -45,25 +46,68 @@ def heatmap(run: Run, *, p99: Sequence[float] | None = None) -> go.Figure:
     if not run.measured:
         raise ConfigError(f"{run.folder}: no step of this run was measured yet.")
     steps = run.measured_steps
-    shown = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), MAX_COLUMNS)).astype(int))
-    values = run.layer_values("alignment")[shown]
-    if p99 is not None and len(p99) != values.shape[1]:
-        raise ConfigError(f"{len(p99)} percentiles for {values.shape[1]} layers.")
-    figure = new_figure(f"Alignment by layer and step: {inert(run.id)}")
+    kept = spread(len(steps), MAX_COLUMNS)
+    values = run.layer_values("alignment")[kept]
+    n_layers = values.shape[1]
+    if p99 is not None and len(p99) != n_layers:
+        raise ConfigError(f"{len(p99)} percentiles for {n_layers} layers.")
+    figure = new_heatmap(
+        f"Alignment by layer and step: {inert(run.id)}", steps[kept].tolist(), n_layers
+    )
+    told = [run.layer_values(name)[kept].T for name in LAYER_VALUES]
+    figure.data[0].update(z=values.T.tolist(), customdata=np.stack(told, axis=-1).tolist())
+    below = np.zeros(values.shape, bool) if p99 is None else values <= np.array(p99)
+    for trace, (x, y) in zip(
+        figure.data[1:], (zero_contour(values), np.nonzero(np.isnan(values)), np.nonzero(below)),
+        strict=True,
+    ):  # fmt: skip
+        trace.update(x=list(map(_plain, x)), y=list(map(_plain, y)))
+    if len(kept) < len(steps):
+        figure.update_layout(title_subtitle_text=f"{len(kept)} of {len(steps)} measured steps")
+    return figure
+
+
+def new_heatmap(title: str, steps: Sequence[int], n_layers: int) -> go.Figure:
+    """Return the heat map of alignment before anything is in it.
+
+    Its traces are the cells [layer column], the contour of zero, the marks of undefined cells and
+    those of cells that are not above a null; an empty one is not drawn.
+
+    Args:
+        title: Markup allowed.
+        steps: Of the columns, which are equally wide, whatever lies between their steps.
+        n_layers: Number of rows.
+    """
+    figure = new_figure(title)
     figure.add_heatmap(
-        z=values.T.tolist(),
-        customdata=_told_on_hover(run, shown),
+        # The step is told as text: a column's place is not its step.
+        text=[[str(step) for step in steps]] * n_layers,
         coloraxis="coloraxis",
         hoverongaps=False,
         hovertemplate=HOVER,
         meta="alignment",
     )
-    _add_zero_contour(figure, values)
-    _add_marks(figure, values, p99)
-    _set_axes(figure, steps[shown], values.shape[1])
-    if len(shown) < len(steps):
-        figure.update_layout(title_subtitle_text=f"{len(shown)} of {len(steps)} measured steps")
+    skip: dict[str, Any] = {"hoverinfo": "skip", "x": [], "y": []}
+    figure.add_scatter(mode="lines", line={"color": INK, "width": 1.8}, name="zero", meta="zero",
+                       **skip)  # fmt: skip
+    cross = {"symbol": "x-thin", "size": 8, "line": {"color": INK, "width": 1.2}}
+    crowded = n_layers > 16
+    dot = {"symbol": "circle", "size": 2 if crowded else 5}
+    dot["line"] = {"color": "white", "width": 0 if crowded else 0.8}
+    for name, marker in (("undefined", cross), ("not above p99", dot)):
+        figure.add_scatter(
+            mode="markers", marker={"color": INK, **marker}, name=name, meta=name, **skip
+        )
+    figure.data[2].update(
+        hovertemplate="layer %{y}: undefined, below ten noise floors<extra></extra>"
+    )
+    _set_axes(figure, steps, n_layers)
     return figure
+
+
+def spread(count: int, most: int) -> Int[np.ndarray, " kept"]:
+    """Return at most `most` of `count` places, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
 def zero_contour(
@@ -84,61 +128,16 @@ def zero_contour(
     return x, y
 
 
-def _told_on_hover(run: Run, shown: Int[np.ndarray, " column"]) -> list[list[list[float]]]:
-    """By layer and column: the layer values, then the step."""
-    layers = [run.layer_values(name)[shown].T for name in LAYER_VALUES]
-    steps = np.broadcast_to(run.measured_steps[shown], layers[0].shape)
-    return np.stack([*layers, steps], axis=-1).tolist()
-
-
 def _crosses(one: float, other: float) -> bool:
     return math.isfinite(one) and math.isfinite(other) and (one < 0) != (other < 0)
 
 
-def _add_zero_contour(figure: go.Figure, values: Float[np.ndarray, "step layer"]) -> None:
-    x, y = zero_contour(values)
-    if x:
-        figure.add_scatter(
-            x=x,
-            y=y,
-            mode="lines",
-            line={"color": INK, "width": 1.8},
-            name="zero",
-            meta="zero",
-            hoverinfo="skip",
-        )
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
-def _add_marks(
-    figure: go.Figure, values: Float[np.ndarray, "step layer"], p99: Sequence[float] | None
-) -> None:
-    cross = {"symbol": "x-thin", "size": 8, "line": {"color": INK, "width": 1.2}}
-    crowded = values.shape[1] > 16
-    dot = {"symbol": "circle", "size": 2 if crowded else 5}
-    dot["line"] = {"color": "white", "width": 0 if crowded else 0.8}
-    marks = {"undefined": (np.isnan(values), cross)}
-    if p99 is not None:
-        marks["not above p99"] = (values <= np.array(p99), dot)
-    for name, (where, marker) in marks.items():
-        columns, layers = np.nonzero(where)
-        if len(columns):
-            figure.add_scatter(
-                x=columns.tolist(),
-                y=layers.tolist(),
-                mode="markers",
-                marker={"color": INK, **marker},
-                name=name,
-                meta=name,
-                hovertemplate="layer %{y}: undefined, below ten noise floors<extra></extra>"
-                if name == "undefined"
-                else None,
-                hoverinfo="skip",
-            )
-
-
-def _set_axes(figure: go.Figure, steps: Int[np.ndarray, " column"], n_layers: int) -> None:
-    """Columns are equally wide, whatever lies between their steps."""
-    columns = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 16)).round().astype(int))
+def _set_axes(figure: go.Figure, steps: Sequence[int], n_layers: int) -> None:
+    columns = spread(len(steps), 16)
     figure.update_xaxes(
         title_text=f"{STEP_TITLE} (measured ones, equally spaced)",
         tickvals=columns.tolist(),
@@ -157,5 +156,6 @@ def _set_axes(figure: go.Figure, steps: Int[np.ndarray, " column"], n_layers: in
     figure.update_layout(
         coloraxis=COSINE_COLOURS,
         plot_bgcolor=UNDEFINED,
+        showlegend=True,
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.01, "yanchor": "bottom"},
     )

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ def page(title: str, body: str, data: Mapping[str, str]) -> str:
         body: HTML.
         data: JSON texts, from `compact_json`, by the id under which the body refers to them.
     """
-    style, script = (_beside(f"page.{kind}") for kind in ("css", "js"))
+    style = _beside("page.css") + view_style()
+    script = view_script() + _beside("page.js")
     plotly = plotly_script()
     stored = {"template": compact_json(TEMPLATE.to_plotly_json()), "config": compact_json(CONFIG)}
     blocks = "\n".join(
@@ -67,9 +68,14 @@ def plotly_script() -> str:
 
 def figure_json(figure: go.Figure) -> str:
     """Return a figure as JSON for a script block, without the template that all share."""
+    return compact_json(bare_figure(figure))
+
+
+def bare_figure(figure: go.Figure) -> dict[str, Any]:
+    """Return a figure as JSON values, without the template that all share."""
     stored = json.loads(str(figure.to_json()))
     stored["layout"].pop("template", None)
-    return compact_json({"data": stored["data"], "layout": stored["layout"]})
+    return {"data": stored["data"], "layout": stored["layout"]}
 
 
 def compact_json(value: Any) -> str:
@@ -88,26 +94,25 @@ def plot_html(name: str, alt: str, height: int) -> str:
     )
 
 
-def chooser_html(name: str, alt: str, arms: Sequence[str], chosen: int, height: int) -> str:
-    """Return the place of a figure with boxes to choose arm and run.
+def view_html(name: str, choice: Mapping[str, int] | None = None) -> str:
+    """Return the place of a view whose JSON is in the block called `name`, less `-data`.
 
     Args:
-        name: Of the block with the choices, less `-data`.
-        alt: What is seen.
-        arms: To choose from.
-        chosen: Which arm is shown first.
-        height: In pixels.
+        name: Of the view; several places may show one.
+        choice: By control, the place of the option chosen at first, where it is another.
     """
-    options = "".join(
-        f"<option{' selected' if index == chosen else ''}>{html.escape(arm)}</option>"
-        for index, arm in enumerate(arms)
-    )
-    return (
-        f'<div data-choices="{name}-data"><div class="choose">'
-        f"<label>arm<select>{options}</select></label><label>run<select></select></label></div>"
-        f'<div class="plot" role="img" aria-label="{html.escape(alt)}" '
-        f'style="height:{height}px"></div></div>'
-    )
+    chosen = html.escape(json.dumps(dict(choice or {})))
+    return f'<div data-view="{name}-data" data-choice="{chosen}"></div>'
+
+
+def view_script() -> str:
+    """Return what draws views, for a page or a notebook's widget."""
+    return _beside("view.js")
+
+
+def view_style() -> str:
+    """Return the style sheet of views."""
+    return _beside("view.css")
 
 
 def _beside(name: str) -> str:

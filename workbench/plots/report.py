@@ -3,9 +3,10 @@
 import html
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count, groupby, zip_longest
+from itertools import accumulate, count, groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +14,23 @@ from workbench.errors import RunError
 from workbench.files import write_atomic
 from workbench.plots import captions
 from workbench.plots.evidence import Part, evidence_parts
-from workbench.plots.heatmap import heatmap
-from workbench.plots.page import (
-    chooser_html,
-    compact_json,
-    figure_json,
-    page,
-    plot_html,
-    plotly_script,
-)
+from workbench.plots.explorer import explorer
+from workbench.plots.page import figure_json, page, plot_html, plotly_script, view_html
 from workbench.plots.provenance import provenance_html
 from workbench.plots.sections import Section, experiment_sections, introduction, run_sections
 from workbench.plots.style import counted, number
 from workbench.plots.table import arms_table, control_table, note, paper_table
 from workbench.plots.trajectories import arm_name
 from workbench.plots.typeset import to_html, typeset
+from workbench.plots.view import View
 from workbench.runs import Run
 from workbench.text import printable
 
 MAX_BYTES = 6_000_000
 """A report is no larger: heat maps that do not fit are left out."""
 
-TEXT_BYTES, RUN_BYTES = 60_000, 400
+TEXT_BYTES, RUN_BYTES = 80_000, 400
 """Kept free for all that is not a figure: of the page, and of every run."""
-
-HEATMAP_HEIGHT = 400
 
 
 @dataclass(frozen=True)
@@ -49,6 +42,9 @@ class Material:
     summary: Mapping[str, Any] | None = None
     p99: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """By lineage, the matched null's 99th percentile of every layer's alignment."""
+
+    readout: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By lineage, v_rev in tokens."""
 
 
 def write_report(source: str | Path | Run | Sequence[Run], out: str | Path) -> Path:
@@ -64,7 +60,7 @@ def write_report(source: str | Path | Run | Sequence[Run], out: str | Path) -> P
     Raises:
         RunError: If there is no experiment or run, or it cannot be read.
     """
-    material = _gather(source)
+    material = gather(source)
     summary = material.summary
     sections = run_sections(material.runs) if summary is None else experiment_sections(summary)
     parts = [] if summary is None else evidence_parts(summary)
@@ -77,18 +73,26 @@ def write_report(source: str | Path | Run | Sequence[Run], out: str | Path) -> P
     room = MAX_BYTES - TEXT_BYTES - RUN_BYTES * len(material.runs)
     room -= len(plotly_script().encode())
     room -= sum(len(text.encode()) for text in (*data.values(), *tables))
-    choices, dropped = _choices(material, room)
-    if choices:
-        data["layers-data"] = _choices_json(choices)
+    view, dropped = _explorer(material, room)
+    if view is not None:
+        data["layers-data"] = view.text()
         # Which layers: right after the mean over them.
-        blocks.insert(min(1, len(blocks)), _layers_html(choices, dropped, bool(material.p99)))
+        blocks.insert(min(1, len(blocks)), _layers_html(view, dropped, bool(material.p99)))
     body = [_header(material), *blocks, *tables, provenance_html(material.runs, summary)]
     text = page(material.name, _numbered("\n".join(body)), data)
     write_atomic(Path(out), text.encode("utf-8"))
     return Path(out)
 
 
-def _gather(source: str | Path | Run | Sequence[Run]) -> Material:
+def gather(source: str | Path | Run | Sequence[Run]) -> Material:
+    """Return the runs of a source, and what lies beside them.
+
+    Args:
+        source: Folder of an experiment or of a run, a run, or several.
+
+    Raises:
+        RunError: If there is no experiment or run, or it cannot be read.
+    """
     if isinstance(source, Run):
         source = [source]
     if not isinstance(source, str | Path):
@@ -110,12 +114,15 @@ def _experiment(folder: Path) -> Material:
     by_id = {path.parent.name: Run(path.parent) for path in folder.glob("runs/*/run.json")}
     named = [run_id for arm in summary["arms"].values() for run_id in arm.get("runs", ())]
     runs = [by_id[run_id] for run_id in named or sorted(by_id) if run_id in by_id]
-    p99 = {}
+    p99, readout = {}, {}
     for lineage in summary["lineages"]:
-        nulls = folder / "lineages" / str(lineage.get("folder", lineage["name"])) / "nulls.json"
-        if nulls.is_file() and "matched" in (stored := _read_json(nulls)):
-            p99[lineage["name"]] = stored["matched"]["p99"]
-    return Material(folder.resolve().name, tuple(runs), summary, p99)
+        place = folder / "lineages" / str(lineage.get("folder", lineage["name"]))
+        if (place / "nulls.json").is_file():
+            nulls = _read_json(place / "nulls.json")
+            p99 |= {lineage["name"]: nulls["matched"]["p99"]} if "matched" in nulls else {}
+        if (place / "readout.json").is_file():
+            readout[lineage["name"]] = _read_json(place / "readout.json")
+    return Material(folder.resolve().name, tuple(runs), summary, p99, readout)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -125,18 +132,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise RunError(f"{path}: cannot be read ({error}); recompute it.") from error
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One run's heat map."""
-
-    arm: str
-    label: str
-    figure: str
-    """JSON."""
-
-
-def _choices(material: Material, room: int) -> tuple[list[Choice], int]:
-    """The heat maps that fit into `room` bytes, in order of arms; and how many did not.
+def _explorer(material: Material, room: int) -> tuple[View | None, int]:
+    """The layer explorer of as many runs as fit into `room` bytes; and how many did not.
 
     Every arm's first run comes before any arm's second, so that no arm is left out for another.
     """
@@ -144,47 +141,21 @@ def _choices(material: Material, room: int) -> tuple[list[Choice], int]:
     for run in material.runs:
         if run.measured:
             of_arm.setdefault(arm_name(run), []).append(run)
-    made: dict[str, list[Choice]] = {arm: [] for arm in of_arm}
-    dropped = 0
-    for several in zip_longest(*of_arm.values()):
-        for arm, run in zip(of_arm, several, strict=True):
-            if run is None:
-                continue
-            choice = _choice(run, arm, material)
-            if (size := len(choice.figure.encode())) > room:
-                dropped += 1
-                continue
-            room -= size
-            made[arm].append(choice)
-    return [choice for choices in made.values() for choice in choices], dropped
+    rounds = [[run for run in several if run] for several in zip_longest(*of_arm.values())]
+    in_order = [run for several in rounds for run in several]
 
+    def view(n: int) -> View:
+        kept = [run for several in of_arm.values() for run in several if run in in_order[:n]]
+        return explorer(kept, p99=material.p99, readout=material.readout)
 
-def _choice(run: Run, arm: str, material: Material) -> Choice:
-    config = run.info.get("config", {})
-    p99 = material.p99.get(str(config.get("lineage")))
-    if p99 is not None and len(p99) != run.layer_values("alignment").shape[1]:
-        p99 = None
-    figure = heatmap(run, p99=p99)
-    figure.update_layout(height=HEATMAP_HEIGHT)
-    known = "lineage" in config and "seed" in config
-    label = f"{config['lineage']}, seed {config['seed']}" if known else run.id
-    return Choice(arm, printable(label), figure_json(figure))
+    def too_large(n: int) -> bool:
+        return len(view(n).text().encode()) > room
 
-
-def _choices_json(choices: Sequence[Choice]) -> str:
-    """The choices for the page's script, arms by their place in the box."""
-    arms = _arms(choices)
-    return "[{}]".format(
-        ",".join(
-            f'{{"arm":{arms.index(choice.arm)},"label":{compact_json(choice.label)},'
-            f'"figure":{choice.figure}}}'
-            for choice in choices
-        )
-    )
-
-
-def _arms(choices: Sequence[Choice]) -> list[str]:
-    return list(dict.fromkeys(choice.arm for choice in choices))
+    fit = bisect_left(range(1, len(in_order) + 1), True, key=too_large)
+    # Whole rounds, where one fits: arms and seeds can then be chosen apart.
+    ends = accumulate(len(several) for several in rounds)
+    fit = max((end for end in ends if end <= fit), default=fit)
+    return (view(fit) if fit else None), len(in_order) - fit
 
 
 def _header(material: Material) -> str:
@@ -242,21 +213,19 @@ def _part_html(part: Part) -> str:
     return "\n".join(shown)
 
 
-def _layers_html(choices: Sequence[Choice], dropped: int, marked: bool) -> str:
-    """Two heat maps side by side, each with its boxes: ordinary and block, where there are."""
-    arms = _arms(choices)
-    shown = ["ordinary" if "ordinary" in arms else arms[0]]
-    shown += [arm for arm in ("block", *arms) if arm in arms and arm not in shown][:1]
+def _layers_html(view: View, dropped: int, marked: bool) -> str:
+    """The layer explorer, once more for block where there is one: two runs can be compared."""
     caption = captions.CAPTIONS["layers"].format(marks=captions.MARKS if marked else "")
     if dropped:
         caption += f" {counted(dropped, 'run')} left out to keep this file small."
-    offered = [printable(arm) for arm in arms]
-    panels = [
-        chooser_html("layers", caption, offered, arms.index(arm), HEATMAP_HEIGHT) for arm in shown
-    ]
-    wrapped = f'<div class="pair">{"".join(panels)}</div>' if len(panels) > 1 else panels[0]
+    arms = next((control for control in view.controls if control.name == "arm"), None)
+    places = [view_html("layers")]
+    if arms is not None:
+        second = "block" if "block" in arms.options else arms.options[1 - arms.chosen]
+        places.append(view_html("layers", {"arm": arms.options.index(second)}))
+    shown = "\n".join(places)
     return (
-        f"{_heading('layers')}<figure>{wrapped}<figcaption>{typeset(caption)}</figcaption></figure>"
+        f"{_heading('layers')}<figure>{shown}<figcaption>{typeset(caption)}</figcaption></figure>"
     )
 
 
