@@ -10,7 +10,7 @@ FAST := not slow and not real and not browser
 
 # One job at a time, also under -j: two recipes at once would halve each other's measured speed.
 .NOTPARALLEL:
-.PHONY: help demo test test-long lint clean
+.PHONY: help demo test test-browser test-long lint clean
 
 help:  ## this list (ARGS="…" is passed on, PYTHON=… names the interpreter)
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1: \2/p' Makefile
@@ -21,6 +21,10 @@ demo: $(VENV)/test.stamp  ## the main job on the embedded organism
 # One thread per worker: workers times threads would ask for more cores than there are.
 test: $(VENV)/test.stamp  ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "$(FAST)" -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+
+test-browser: $(VENV)/browser.stamp  ## the views in JupyterLab and the reports, in a real Chromium
+	WORKBENCH_BROWSER=required OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "browser and not slow" \
+	  --ignore tests/benchmarks -n 2 --dist loadfile $(ARGS)
 
 test-long: $(VENV)/long.stamp  ## the slow tests; what they print is kept in tests/long/
 	@mkdir -p tests/long

@@ -7,6 +7,7 @@ that jaxtyping's hook, installed before, checks its signatures.
 
 import os
 import random
+import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
@@ -313,3 +314,28 @@ def unflushed():
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", lambda _: None)
         yield
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A Chromium that is already on the machine; WORKBENCH_BROWSER=required makes it a must."""
+    try:
+        from playwright.sync_api import sync_playwright
+
+        lacking = None if (chromium := find_chromium()) else "no Chromium on this machine"
+    except ImportError:
+        lacking = "Playwright is not installed: pip install -e '.[browser]'"
+    if lacking:
+        (pytest.fail if os.environ.get("WORKBENCH_BROWSER") == "required" else pytest.skip)(lacking)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
+
+
+def find_chromium():
+    """Where a Chromium is, if there is one."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    return next(filter(None, map(shutil.which, names)), None)

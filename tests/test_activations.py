@@ -83,9 +83,9 @@ def test_the_streaming_mean_is_the_mean_of_the_readings(model, probes, position)
 def test_the_streaming_mean_is_summed_in_double_precision(model, probes, monkeypatch):
     # 4096 + k/1024 is exact in float32; a float32 sum of 32 of them is not.
     planted = 4096 + torch.arange(32).float()[None, :, None].expand(3, 32, 32) / 1024
-    batches = [([0], planted[:, i : i + 1]) for i in range(32)]
-    monkeypatch.setattr("workbench.activations._stream", lambda *_: iter(batches))
-    mean = read_moments(model, probes).mean
+    batches = iter(planted.split(1, dim=1))
+    monkeypatch.setattr("workbench.activations.read_batch", lambda *_: next(batches))
+    mean = read_moments(model, probes, batch_size=1).mean
     assert torch.equal(mean, torch.full((3, 32), 4096 + 15.5 / 1024, dtype=torch.float64))
 
 

@@ -16,10 +16,11 @@ from workbench.inputs import Inputs
 from workbench.loading import load_model
 from workbench.readout import Readout, TokenChange, read_vocabulary
 from workbench.runs import Run
+from workbench.surroundings import Surroundings
 
 COMMANDS = (
     "demo", "directions", "finetune", "experiment", "evaluate", "report", "organism", "doctor",
-    "calibrate",
+    "calibrate", "lab",
 )  # fmt: skip
 
 
@@ -117,6 +118,24 @@ def test_finetune_stores_a_run_with_drift_and_says_how_it_ended(call, inputs_fol
     assert ", alignment " in printed
     tuned, aligned = load_model(out / "model"), load_model(inputs_folder / "aligned")
     assert tuned.fingerprint() != aligned.fingerprint() == run.info["config"]["model"]
+
+
+def test_finetune_keeps_in_the_run_what_its_drift_is_seen_against(
+    call, inputs_folder, held, tmp_path
+):
+    call("finetune", inputs_folder, "--out", tmp_path / "one", *SMALL)
+    around = Surroundings.of(Run(tmp_path / "one"))
+    fitted = fit_directions(held.lineage, held.fit)
+    np.testing.assert_array_equal(around.unit, fitted.unit.numpy())
+    np.testing.assert_array_equal(around.gap, fitted.gap.numpy())
+    assert around.layers == fitted.layers
+    model = held.lineage.load_model(held.lineage.aligned)
+    assert around.readout == read_vocabulary(model, fitted, judge=held.lineage.judge).to_json()
+    assert around.roles == {"witness": "helpful", "aligned": "aligned"}
+    assert around.phases is None
+    data = inputs_folder / "finetune.jsonl"
+    call("finetune", inputs_folder / "aligned", "--data", data, "--out", tmp_path / "b", *SMALL)
+    assert Surroundings.of(Run(tmp_path / "b")) == Surroundings()  # a model alone has none
 
 
 def test_finetune_with_an_intervention_and_given_directions_differs_from_ordinary(

@@ -22,6 +22,7 @@ from workbench.plots.layers import layers_table
 from workbench.plots.readout import readout_tables
 from workbench.plots.significance import significance_table
 from workbench.summary import summarise
+from workbench.surroundings import Surroundings
 
 RECIPE = Recipe(steps=5, learning_rate=1e-3, batch_size=4)
 KNOWN = standard_arms({"block": 0.5, "push": 0.5}, penalty_batch=4)
@@ -110,6 +111,15 @@ def test_the_groundwork_is_v_rev_of_the_fit_split_and_a_sibling_apart(done, inpu
     assert not np.allclose(sibling.unit, stored.unit)
     nulls = json.loads((folder / "nulls.json").read_text())
     assert len(nulls["matched"]["p99"]) == len(stored.layers)
+
+
+def test_every_run_finds_where_the_phases_lie_and_its_geometry_is_drawn(done):
+    for run in done.runs:
+        around = Surroundings.of(run)
+        assert list(around.phases) == ["pretrained", "helpful", "sibling"]
+        np.testing.assert_allclose(around.phases["helpful"], around.gap[:, None] * around.unit)
+    drawn = [trace for trace in plots.geometry(done).data if trace.meta == "track"]
+    assert {trace.name for trace in drawn} == {*done.summary["arms"]}
 
 
 def test_the_summary_says_how_well_the_matched_arm_was_matched_and_what_it_blocked(done):

@@ -22,10 +22,12 @@ def runs(folder):
 @pytest.fixture(scope="module")
 def view(runs):
     from workbench.plots.explorer import explorer
+    from workbench.surroundings import Surroundings
 
     readout = {"layers": [1], "top": [[{"id": 1, "text": "<b>sure", "change": 3.25}]],
                "bottom": [[{"id": 2, "text": "sorry", "change": -4.0}]]}  # fmt: skip
-    return explorer(runs, p99={"organism": [0.3] * N_LAYERS}, readout={"organism": readout})
+    around = Surroundings(p99=np.full(N_LAYERS, 0.3), readout=readout)
+    return explorer(runs, {run.id: around for run in runs})
 
 
 def chosen(arm, seed, **more):
@@ -67,8 +69,8 @@ def test_dots_are_where_the_null_is_not_exceeded(view):
 
 def test_the_readout_is_told_where_the_layer_has_one(view):
     assert view.rows("readout", {"layer": 1}) == [
-        ["raises", "<b>sure 3.2"],
-        ["lowers", "sorry −4.0"],
+        ["raises", "“<b>sure” 3.2"],
+        ["lowers", "“sorry” −4.0"],
     ]
     assert view.rows("readout", {"layer": 0}) == []
 

@@ -8,10 +8,10 @@ import torch
 from torch.nn import functional
 
 from workbench.activations import read_activations
+from workbench.config import MEASURED_STEPS
 from workbench.drift import measure_drift
 from workbench.encoding import encode, encode_text
 from workbench.errors import ConfigError, DivergedError, ProbeError, ProvenanceError
-from workbench.finetune import MEASURED_STEPS
 from workbench.penalties import Block
 
 

@@ -194,3 +194,11 @@ def test_a_hooked_transformer_is_read_and_edited(tokenizer, splits, tokens):
     assert guest(tokens).std(dim=1).max() > 1e-3
     with pytest.raises(ConfigError, match="not trained"):
         FineTuning(guest, [{"prompt": "bako", "response": "delu"}])
+
+
+def test_guests_of_one_model_take_turns(pair):
+    _, guest = pair
+    assert GuestModel(guest.lens).lock is guest.lock
+    with evaluation_mode(guest):
+        assert guest.lock._owner is not None
+    assert guest.lock._owner is None

@@ -10,13 +10,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "workbench"
 ORDER = """
-    errors text paper files locks resources states batches dropout bootstrap progress
+    errors text paper files locks turns resources states batches dropout bootstrap progress
     config arms records models loading phases probes inputs encoding activations phase_reading
-    artefacts directions drift measurement isotropic nulls significance refit aftermath controls
-    losses generation judges readout interventions penalties anchors projections edits editing
-    training_edits rehearsal
-    updates finetune evaluation statistic runs conditions trial groundwork archive evidence
-    blocking tradeoff comparison summary worlds calibration
+    artefacts landmarks directions drift measurement isotropic nulls significance refit aftermath
+    controls losses generation judges readout interventions penalties anchors projections edits
+    editing training_edits rehearsal
+    updates finetune evaluation statistic runs standing archive surroundings plane grids points
+    checkpoints centres grid_work ablation conditions trial background groundwork ablated_runs
+    evidence blocking tradeoff comparison summary worlds calibration
     experiment plots widgets doctor commands cli
     __main__
 """.split()  # noqa: SIM905
@@ -95,8 +96,8 @@ def test_the_package_imports_nothing_heavy():
 
 
 LIGHT = """
-    records config arms nulls significance calibration runs archive evidence blocking tradeoff
-    comparison summary plots
+    records config arms nulls significance calibration runs standing archive surroundings grids
+    evidence blocking tradeoff comparison summary plots widgets
 """.split()  # noqa: SIM905
 
 

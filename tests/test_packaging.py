@@ -15,7 +15,7 @@ import workbench
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-DEVELOPMENT = {"test", "long", "lint"}  # extras that the package itself may not import
+DEVELOPMENT = {"test", "browser", "long", "lint"}  # extras that the package itself may not import
 PINS = [
     Requirement(line)
     for line in (ROOT / "tests/constraints.txt").read_text(encoding="utf-8").splitlines()

@@ -64,8 +64,13 @@ def test_several_tables_are_zipped_cell_by_cell(view):
     assert [list(cell) for cell in row] == [[3.0, -3.0], [4.0, -4.0]]
 
 
-def test_where_a_table_ends_early_there_is_nothing(view):
-    assert view.figure(choice={"arm": 1, "layer": 2}).data[0].y is None
+def test_where_a_table_ends_early_its_last_entry_stands_for_the_rest(view):
+    assert view.figure(choice={"arm": 0, "layer": 2}).data[0].y == (3.0, 4.0)
+    assert view.figure(choice={"arm": 1, "layer": 2}).data[0].y == (5.0, 6.0)
+    assert view.with_tables({"curve": [[], []]}).figure().data[0].y is None
+
+
+def test_rows_are_looked_up_too(view):
     assert view.rows("tokens", {"arm": 1}) == []
     assert view.rows("tokens", {"arm": 0}) == [["top", "sure"]]
 

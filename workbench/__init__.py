@@ -9,11 +9,14 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "ablated_runs": ("grid_of_run",),
+    "ablation": ("ablation_grid", "answer_now"),
     "activations": ("Moments", "Reading", "read_activations", "read_moments"),
     "aftermath": ("Aftermath", "off_direction"),
     "anchors": ("Anchor",),
     "arms": ("Arm", "choose_arms", "standard_arms"),
     "calibration": ("calibrate",),
+    "checkpoints": ("Checkpoint",),
     "config": ("Recipe",),
     "controls": (
         "drift_directions",
@@ -31,6 +34,7 @@ _EXPORTS = {
     "evaluation": ("evaluate", "read_reference"),
     "experiment": ("Experiment", "run_experiment"),
     "finetune": ("FineTuning",),
+    "grids": ("AblationGrid", "stored_grids"),
     "inputs": ("Inputs",),
     "judges": ("Judge",),
     "loading": ("load_model", "save_model"),
@@ -38,6 +42,7 @@ _EXPORTS = {
     "nulls": ("isotropic_null", "matched_null"),
     "penalties": ("Block", "Push"),
     "phases": ("Lineage", "Phase"),
+    "plots.export": ("Press", "export"),
     "probes": ("ProbeSet", "load_examples"),
     "projections": ("ProjectGradient",),
     "readout": ("read_vocabulary",),
@@ -47,7 +52,14 @@ _EXPORTS = {
     "runs": ("Run", "RunStore"),
     "significance": ("holm", "significance"),
     "training_edits": ("Ablate", "Cap", "Steer"),
-    "widgets": ("LayerExplorer",),
+    "widgets": (
+        "AblationSlider",
+        "Geometry",
+        "LayerExplorer",
+        "LiveFigure",
+        "LiveRun",
+        "RunComparison",
+    ),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 

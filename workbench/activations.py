@@ -181,8 +181,9 @@ def read_activations(
     layers = check_layers(layers, model.cfg.n_layers)
     reading = probes if isinstance(probes, Reading) else Reading.of(model, probes, position)
     acts = torch.empty(len(layers), len(reading), model.cfg.d_model)
-    for indices, resid in _stream(model, reading, layers, batch_size):
-        acts[:, indices] = resid.float().cpu()
+    with evaluation_mode(model):
+        for indices in reading.batches(batch_size):
+            acts[:, indices] = read_batch(model, reading, indices, layers).float().cpu()
     return acts
 
 
@@ -201,9 +202,11 @@ def read_moments(
     layers = check_layers(layers, model.cfg.n_layers)
     reading = probes if isinstance(probes, Reading) else Reading.of(model, probes, position)
     total = torch.zeros(len(layers), model.cfg.d_model, dtype=torch.float64)
-    for _, resid in _stream(model, reading, layers, batch_size):
-        # A small difference of large means follows: float32 sums would show in it.
-        total += resid.double().sum(dim=1).cpu()
+    with evaluation_mode(model):
+        for indices in reading.batches(batch_size):
+            resid = read_batch(model, reading, indices, layers)
+            # A small difference of large means follows: float32 sums would show in it.
+            total += resid.double().sum(dim=1).cpu()
     return Moments(total / len(reading), len(reading))
 
 
@@ -223,14 +226,6 @@ def noise_floor(
     """
     again = read_activations(model, reading, layers=layers, batch_size=max(1, len(reading) // 3))
     return (again.double() - acts.double()).mean(dim=1).norm(dim=-1)
-
-
-def _stream(
-    model: ReadableModel, reading: Reading, layers: list[int], batch_size: int | None
-) -> Iterator[tuple[list[int], Float[Tensor, "layer batch d_model"]]]:
-    with evaluation_mode(model):
-        for indices in reading.batches(batch_size):
-            yield indices, read_batch(model, reading, indices, layers)
 
 
 def _reader(

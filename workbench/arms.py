@@ -207,15 +207,18 @@ def dose_names(names: Iterable[str], strengths: Sequence[float]) -> list[str]:
     return ["ordinary", *doses]
 
 
+def layer_parts(layers: Sequence[int], parts: int) -> list[tuple[int, ...]]:
+    """Return the layers in so many runs of neighbours, the first ones larger where need be."""
+    size, more = divmod(len(layers), parts)
+    ends = [part * size + min(part, more) for part in range(parts + 1)]
+    return [tuple(layers[first:last]) for first, last in pairwise(ends) if first < last]
+
+
 def layer_names(names: Iterable[str], n_layers: int) -> list[str]:
     """Return arms for a layer sweep: each name at every layer, half and third of them, and all."""
-    layers = list(range(n_layers))
-    sets = [[layer] for layer in layers]
-    for parts in (2, 3):
-        size, more = divmod(n_layers, parts)
-        ends = [part * size + min(part, more) for part in range(parts + 1)]
-        sets += [layers[first:last] for first, last in pairwise(ends)]
-    told = [f"{part[0]}-{part[-1]}" if len(part) > 1 else f"{part[0]}" for part in sets if part]
+    layers = range(n_layers)
+    sets = [part for parts in (n_layers, 2, 3) for part in layer_parts(layers, parts)]
+    told = ["-".join(f"{layer}" for layer in dict.fromkeys(part[:1] + part[-1:])) for part in sets]
     return [
         f"{name}{part}"
         for name in names

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from workbench import __version__
 from workbench.arms import DEMO, standard_arms
+from workbench.commands import parsers
 from workbench.commands.options import numbers, positive, read_position, whole_numbers
 from workbench.config import EVALUATED_STEPS
 from workbench.errors import WorkbenchError
@@ -57,8 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"workbench {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
-        _demo, _directions, _finetune, _experiment, _evaluate, _report, _organism, _calibrate,
-        _doctor,
+        _demo, _directions, _finetune, _experiment, parsers.evaluate, parsers.report,
+        parsers.export, parsers.organism, parsers.calibrate, parsers.doctor, parsers.lab,
     ):  # fmt: skip
         command = add(commands)
         command.add_argument("--debug", action="store_true", help="show the trace of an error")
@@ -214,50 +215,6 @@ def _experiment(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
     parser.add_argument("--save-models", action="store_true", help="keep every final model")
     _add_recipe(parser)
     _add_jobs(parser, default=1)
-    return parser
-
-
-def _evaluate(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    parser = commands.add_parser("evaluate", help="behaviour scores of every phase, or of a model")
-    parser.add_argument("lineage", metavar="LINEAGE", help="lineage.toml, its folder, or a model")
-    for name in ("harmful", "benign", "task"):
-        parser.add_argument(f"--{name}", metavar="FILE", help="default: beside the lineage")
-    parser.add_argument("--judge", choices=("rules", "organism"), help="default: the lineage's")
-    parser.add_argument("--max-new-tokens", type=positive, default=32, help="length of an answer")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    return parser
-
-
-def _report(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    parser = commands.add_parser("report", help="write report.html of an experiment or run")
-    parser.add_argument("folder", metavar="EXPERIMENT|RUN")
-    parser.add_argument("--out", metavar="FILE", help="default: report.html in the folder")
-    return parser
-
-
-def _organism(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    parser = commands.add_parser("organism", help="re-create the embedded model organism")
-    parser.add_argument(
-        "what",
-        choices=("build", "data"),
-        help="build trains its phases; data only writes its files",
-    )
-    parser.add_argument("--out", metavar="DIR", required=True, help="new folder")
-    parser.add_argument("--seed", type=int, default=0, help="of world, weights and data")
-    return parser
-
-
-def _calibrate(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    parser = commands.add_parser("calibrate", help="how often each null rejects in planted worlds")
-    parser.add_argument("--simulations", type=positive, default=2000, help="lineages per world")
-    parser.add_argument("--seed", type=int, default=0, help="other lineages")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    return parser
-
-
-def _doctor(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    parser = commands.add_parser("doctor", help="what is installed, and what a lineage needs")
-    parser.add_argument("lineage", metavar="LINEAGE", nargs="?")
     return parser
 
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Literal
 
+MEASURED_STEPS = (1, 2, 3, 5, 8, 13, 20, 30, 50, 75, 100)
+"""Dense where drift starts, sparse later; the last step is always measured."""
+
 EVALUATED_STEPS = (0, 1, 20, 100)
 """Steps at which behaviour is evaluated; 0 is the aligned model."""
 
@@ -24,6 +27,13 @@ class Recipe:
     clip: float | None = 1.0
     accumulation: int = 1
     measure_at: tuple[int, ...] | None = None
+
+    @property
+    def measured_steps(self) -> tuple[int, ...]:
+        """Steps at which drift is measured, in order; the last step is one of them."""
+        wanted = MEASURED_STEPS if self.measure_at is None else self.measure_at
+        within = {step for step in wanted if 1 <= step < self.steps}
+        return (*sorted(within), self.steps)
 
 
 def changed_settings(old: Any, new: Any, name: str = "") -> list[str]:

@@ -1,13 +1,13 @@
 """What is installed, what is missing, and what a lineage needs."""
 
 import platform
-import shutil
 from importlib import metadata
 
 import torch
 
 from workbench.loading import load_config
 from workbench.phases import Lineage
+from workbench.plots.browser import find_browser, missing
 
 WANTED = (
     ("torch", "models"),
@@ -17,8 +17,8 @@ WANTED = (
     ("anywidget", "notebook figures"),
     ("jupyterlab", "notebooks"),
     ("kaleido", "figures as PDF, SVG, PNG"),
+    ("matplotlib", "the same without a browser"),
 )
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 ADAM_FLOATS = 4
 """Float32 numbers per weight while training: the weight, its gradient, two moments of AdamW."""
 
@@ -31,8 +31,10 @@ def installed() -> list[str]:
             lines.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             lines.append(f"{package} is missing ({purpose}): pip install {package}")
-    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    lines.append(f"browser {browser}" if browser else "no Chrome or Chromium: no PDF, SVG, PNG")
+    lacking = missing()
+    lines.append(
+        f"{lacking}; until then matplotlib draws" if lacking else f"browser {find_browser()}"
+    )
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         lines.append(f"GPU {torch.cuda.get_device_name()}: {_gb(free)} of {_gb(total)} free")

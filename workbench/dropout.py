@@ -1,10 +1,14 @@
 """A stream of dropout masks that belongs to one fine-tuning, not to the process."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+_in_turn = threading.Lock()
+"""Trainings in several threads take turns, step by step: they share the global generators."""
 
 
 class DropoutStream:
@@ -25,18 +29,19 @@ class DropoutStream:
     def training(self, module: nn.Module) -> Iterator[None]:
         """Open training mode with gradients and this stream; all is the caller's again after."""
         modes = [(child, child.training) for child in module.modules()]
-        caller = self._swap_in()
-        module.train()
-        try:
-            with torch.enable_grad():
-                yield
-            self._remember()
-        finally:
-            torch.set_rng_state(caller[0])
-            if self._device is not None:
-                torch.cuda.set_rng_state(caller[1], self._device)
-            for child, mode in modes:
-                child.training = mode
+        with _in_turn:
+            caller = self._swap_in()
+            module.train()
+            try:
+                with torch.enable_grad():
+                    yield
+                self._remember()
+            finally:
+                torch.set_rng_state(caller[0])
+                if self._device is not None:
+                    torch.cuda.set_rng_state(caller[1], self._device)
+                for child, mode in modes:
+                    child.training = mode
 
     def state(self) -> dict[str, Tensor]:
         """Return where the stream is, as named tensors."""

@@ -110,7 +110,8 @@ def intervene(model: ReadableModel, *edits: Edit) -> Iterator[None]:
     Edits act in the order given, each on what the ones before it left. Gradients flow through
     them. They are gone on exit, also after an error, and at strength 0 nothing is installed.
     An ablation that is neither full nor alone runs every forward twice, first without edits; other
-    hooks on the model act in both.
+    hooks on the model act in both. Other threads wait to read or train the model until the context
+    is closed, so that the edits are on nothing of theirs: do not wait for them in here.
 
     Args:
         model: What to edit; its weights are not touched.
@@ -130,14 +131,15 @@ def intervene(model: ReadableModel, *edits: Edit) -> Iterator[None]:
                 "take directions of this model's lineage."
             )
     entry = model.lens if isinstance(model, GuestModel) else model.hf.get_decoder()
-    if entry in _edited:
-        raise ConfigError("Edits are on this model already; give all of them to one intervene.")
-    _edited.add(entry)
-    try:
-        with _EditedForward(model, entry, chosen).installed():
-            yield
-    finally:
-        _edited.discard(entry)
+    with model.lock:
+        if entry in _edited:
+            raise ConfigError("Edits are on this model already; give all of them to one intervene.")
+        _edited.add(entry)
+        try:
+            with _EditedForward(model, entry, chosen).installed():
+                yield
+        finally:
+            _edited.discard(entry)
 
 
 class _EditedForward:

@@ -1,5 +1,6 @@
 """From prompts and responses to token ids, once, the same for every use."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -98,6 +99,14 @@ def encode_examples(
             raise ProbeError(f"{kind} {number} has no response tokens to learn from.")
         encoded.append(item)
     return encoded
+
+
+def examples_hash(encoded: Sequence[Encoded]) -> str:
+    """Return the SHA-256 of training examples in order, as the model reads them."""
+    digest = hashlib.sha256()
+    for item in encoded:
+        digest.update(f"{item.prompt_length}:{item.ids};".encode())
+    return digest.hexdigest()
 
 
 def response_tokens(item: Encoded) -> int:

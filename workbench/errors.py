@@ -42,3 +42,7 @@ class DivergedError(WorkbenchError, ArithmeticError):
 
 class RunError(WorkbenchError, RuntimeError):
     """A run folder that is locked, already used, damaged or unknown."""
+
+
+class LabError(WorkbenchError, RuntimeError):
+    """JupyterLab that is not installed, or did not end well."""

@@ -90,6 +90,8 @@ def evaluate_answers(
 ) -> Evaluation:
     """Return the behaviour scores of a model and the answers behind them.
 
+    All of it is of the same weights: a training in another thread waits.
+
     Args:
         model: The model now; edits that are open on it act on everything measured here.
         harmful: Held-out harmful prompts.
@@ -105,11 +107,13 @@ def evaluate_answers(
     judge = find_judge(judge)
     task = benign if task is None else task
     _check_not_empty(harmful, benign, task)
-    said_harmful = _judged(model, harmful, judge, max_new_tokens)
-    said_benign = _judged(model, benign, judge, max_new_tokens)
-    log_odds = _refusal_log_odds(model, harmful, judge)
     task_items = _with_responses(model, task)
-    losses = torch.cat(_batched(model, task_items, response_losses)).double().numpy()
+    with model.lock:
+        said_harmful = _judged(model, harmful, judge, max_new_tokens)
+        said_benign = _judged(model, benign, judge, max_new_tokens)
+        log_odds = _refusal_log_odds(model, harmful, judge)
+        losses = torch.cat(_batched(model, task_items, response_losses)).double().numpy()
+        kl = _kl(model, benign, reference)
     tokens = np.array([response_tokens(item) for item in task_items], dtype=float)
     task_loss = estimate_by_cluster(losses, task.clusters, tokens)
     scores = Scores(
@@ -119,7 +123,7 @@ def evaluate_answers(
         over_refusal=_rate(said_benign, "refuse", benign.clusters),
         task_loss=task_loss,
         perplexity=_exponential(task_loss),
-        kl=_kl(model, benign, reference),
+        kl=kl,
     )
     return Evaluation(scores, said_harmful, said_benign)
 

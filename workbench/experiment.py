@@ -19,7 +19,6 @@ from workbench.config import EVALUATED_STEPS, Recipe
 from workbench.directions import ReversionDirections
 from workbench.errors import ConfigError, RunError
 from workbench.files import write_json
-from workbench.finetune import MEASURED_STEPS
 from workbench.groundwork import DIRECTIONS, check_trials, lay_groundwork
 from workbench.inputs import Inputs, LoadedInputs
 from workbench.judges import find_judge
@@ -141,7 +140,7 @@ def run_experiment(
             "arms": [asdict(arm) for arm in arms],
             "seeds": list(seeds),
             "recipe": asdict(recipe),
-            "measured_steps": _measured_steps(recipe),
+            "measured_steps": list(recipe.measured_steps),
             "evaluated_steps": list(evaluate_at),
             "runs": [trial.run_id for trial in trials],
             "wall_seconds": round(time.time() - started, 1),
@@ -183,11 +182,6 @@ def _prepare(
             laid[place] = lay_groundwork(held, arms, recipe, judge=judge, device=device)
     for place, groundwork in laid.items():
         groundwork.save(place)
-
-
-def _measured_steps(recipe: Recipe) -> list[int]:
-    wanted = MEASURED_STEPS if recipe.measure_at is None else recipe.measure_at
-    return sorted({step for step in wanted if 1 <= step < recipe.steps} | {recipe.steps})
 
 
 def _run_all(trials: list[Trial], jobs: int, on_progress: OnProgress | None) -> None:

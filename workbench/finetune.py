@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -11,11 +12,12 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from workbench.batches import BatchOrder
+from workbench.config import Recipe
 from workbench.directions import ReversionDirections
 from workbench.dropout import DropoutStream
-from workbench.encoding import Encoded, encode_examples, response_tokens
-from workbench.errors import ConfigError, DivergedError, ProbeError
-from workbench.interventions import Active, Intervention, Start, as_list
+from workbench.encoding import Encoded, encode_examples, examples_hash, response_tokens
+from workbench.errors import ConfigError, DivergedError
+from workbench.interventions import Active, Intervention, Start, as_list, check_sources
 from workbench.losses import response_losses
 from workbench.measurement import Measurement
 from workbench.models import HookedModel
@@ -23,14 +25,12 @@ from workbench.probes import ProbeSet
 from workbench.records import Auxiliary, StepRecord
 from workbench.updates import Schedule, Updates, UpdateSettings, gradient_norm
 
-MEASURED_STEPS = (1, 2, 3, 5, 8, 13, 20, 30, 50, 75, 100)
-"""Dense where drift starts, sparse later; the last step is always measured."""
-
 
 class FineTuning:
     """One fine-tuning of an aligned model, iterated: one `StepRecord` per step.
 
-    At every yield the hooks are off, and mode, gradient mode and random state are the caller's.
+    At every yield the hooks are off, and mode, gradient mode and random state are the caller's. A
+    step takes the model's lock: it may run in a thread while others read, evaluate and answer.
 
     Args:
         model: The aligned model, a `HookedModel`; its weights are trained in place.
@@ -42,7 +42,7 @@ class FineTuning:
         batch_size: Examples per update.
         seed: Of data order, penalty minibatches and dropout, each a stream of its own.
         intervention: One or several; see `interventions`.
-        measure_at: Steps to measure drift at; by default `MEASURED_STEPS` and the last.
+        measure_at: Steps to measure drift at; by default `config.MEASURED_STEPS`.
         accumulation: Micro-batches per update; the update is the same but for rounding.
         trainable: Which parameters to train, by name; by default all.
         warmup: Steps of linear warm-up.
@@ -85,21 +85,36 @@ class FineTuning:
             raise ConfigError("steps, batch_size, accumulation and examples must be at least 1.")
         if accumulation > batch_size:
             raise ConfigError(f"{accumulation} micro-batches for a batch of {batch_size}.")
-        interventions = as_list(intervention)
+        self._interventions = interventions = as_list(intervention)
         names = [one.name for one in interventions]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(
                 f"Two interventions are called {twice[0]!r}, so their records could not be told "
                 "apart; combine them into one."
             )
-        _check_sources(model, interventions, probes, directions)
+        check_sources(model, interventions, probes, directions)
         self.model, self.steps, self.step = model, steps, 0
+        self.directions = directions
         self.accumulation = accumulation
+        measured = None if measure_at is None else tuple(measure_at)
+        self.recipe = Recipe(
+            steps, learning_rate, batch_size, warmup, schedule, weight_decay, clip, accumulation,
+            measured,
+        )  # fmt: skip
         settings = UpdateSettings(learning_rate, warmup, schedule, weight_decay, clip)
         self._updates = Updates(model.hf, settings, trainable)
         self._examples = encode_examples(model, examples, "Example")
+        self._fixed = {
+            "recipe": asdict(self.recipe),
+            "seed": seed,
+            "lineage": directions and directions.provenance.get("lineage"),
+            "probes": probes and probes.fingerprint(),
+            "directions": directions and directions.identity(),
+            "layers": directions and list(directions.layers),
+            "trainable": None if trainable is None else self._updates.names,
+        }
         self._order = BatchOrder(len(self._examples), batch_size, seed)
-        self._measure_at = {*(MEASURED_STEPS if measure_at is None else measure_at), steps}
+        self._measure_at = {*self.recipe.measured_steps}
         self._measurement = (
             None
             if probes is None or directions is None
@@ -113,24 +128,46 @@ class FineTuning:
         self._stopped = False
 
     def __iter__(self) -> Iterator[StepRecord]:
-        """Train and yield the record of every step that is left."""
+        """Train and yield the record of every step that is left, or until `stop`."""
         while self.step < self.steps and not self._stopped:
-            yield self._advance()
+            with self.model.lock:
+                record = self._advance()
+            yield record
+        self._stopped = False
 
     def stop(self) -> None:
-        """End the iteration after the current step; safe to call from another thread."""
+        """End the iteration after the current step; safe to call from another thread.
+
+        It ends one iteration: that under way or, if none is, the next before its first step, so
+        that none is lost on a thread that just starts. Iterating again continues, to the same bits.
+        """
         self._stopped = True
+
+    def config(self) -> dict[str, Any]:
+        """Return what it needs to be repeated, as JSON values: weights, data, probes by content.
+
+        Raises:
+            ConfigError: If it has begun: the weights that it started from are gone.
+        """
+        if self.step:
+            raise ConfigError(
+                f"This fine-tuning has made {self.step} steps; load the model and make it anew."
+            )
+        data = examples_hash(self._examples)
+        done = [one.describe() for one in self._interventions]
+        told = {"model": self.model.fingerprint(), "data": data, "interventions": done}
+        return self._fixed | told
 
     def state(self) -> dict[str, Tensor]:
         """Return all that is needed to continue to the same bits, as named tensors."""
-        state = self._updates.state()
-        state["step"] = torch.tensor(self.step)
-        state["order/permutation"] = self._order.permutation.clone()
-        state["order/position"] = torch.tensor(self._order.position)
-        state["order/generator"] = self._order.generator.get_state()
-        state |= self._dropout.state()
-        for position, active in enumerate(self._active):
-            state[f"intervention/{position}"] = active.generator.get_state()
+        with self.model.lock:
+            state = self._updates.state() | self._dropout.state()
+            state["step"] = torch.tensor(self.step)
+            state["order/permutation"] = self._order.permutation.clone()
+            state["order/position"] = torch.tensor(self._order.position)
+            state["order/generator"] = self._order.generator.get_state()
+            for position, active in enumerate(self._active):
+                state[f"intervention/{position}"] = active.generator.get_state()
         return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -142,14 +179,15 @@ class FineTuning:
         positions = {f"intervention/{position}" for position in range(len(self._active))}
         if positions != {key for key in state if key.startswith("intervention/")}:
             raise ConfigError("This training state belongs to other interventions.")
-        self._updates.load_state(state)
-        self.step = int(state["step"])
-        self._order.permutation = state["order/permutation"].clone()
-        self._order.position = int(state["order/position"])
-        self._order.generator.set_state(state["order/generator"])
-        self._dropout.load_state(state)
-        for position, active in enumerate(self._active):
-            active.generator.set_state(state[f"intervention/{position}"])
+        with self.model.lock:
+            self._updates.load_state(state)
+            self.step = int(state["step"])
+            self._order.permutation = state["order/permutation"].clone()
+            self._order.position = int(state["order/position"])
+            self._order.generator.set_state(state["order/generator"])
+            self._dropout.load_state(state)
+            for position, active in enumerate(self._active):
+                active.generator.set_state(state[f"intervention/{position}"])
 
     def _advance(self) -> StepRecord:
         step = self.step + 1
@@ -245,34 +283,6 @@ def state_to_bytes(state: dict[str, Tensor]) -> bytes:
 def state_from_bytes(blob: bytes) -> dict[str, Tensor]:
     """Rebuild the training state that `state_to_bytes` wrote."""
     return load_tensors(blob)
-
-
-def _check_sources(
-    model: HookedModel,
-    interventions: list[Intervention],
-    probes: ProbeSet | None,
-    directions: ReversionDirections | None,
-) -> None:
-    if (probes is None) != (directions is None):
-        raise ConfigError("Drift needs both probes and directions; give both or neither.")
-    sources = [directions, *(source for one in interventions for source in one.sources)]
-    if found := [source for source in sources if source is not None]:
-        fingerprint = model.fingerprint()
-        for source in found:
-            source.check_model(fingerprint)
-    for source in found:
-        if probes is not None:
-            source.check_probes(probes, "measured")
-    for one in interventions:
-        penalty = one.trained_on
-        if penalty is not None:
-            for source in one.sources:
-                source.check_probes(penalty, "trained on")
-        if probes is not None and penalty is not None and (shared := probes.overlap(penalty)):
-            raise ProbeError(
-                f"{one.name}: {len(shared)} penalty probes are also measured, such as "
-                f"{min(shared)[:60]!r}; split them by cluster."
-            )
 
 
 def _generator(seed: int, position: int) -> torch.Generator:

@@ -38,10 +38,11 @@ def answer(
     encoded = [encode(model, prompt).ids for prompt in prompts]
     rooms = [min(max_new_tokens, model.cfg.n_ctx - len(ids)) or 1 for ids in encoded]
     answers: dict[int, Answer] = {}
-    for indices in _batches(encoded, rooms):
-        batch = [encoded[index] for index in indices]
-        said = _answer_batch(model, batch, rooms[indices[0]])
-        answers |= dict(zip(indices, said, strict=True))
+    with model.lock:  # all answers are of the same weights
+        for indices in _batches(encoded, rooms):
+            batch = [encoded[index] for index in indices]
+            said = _answer_batch(model, batch, rooms[indices[0]])
+            answers |= dict(zip(indices, said, strict=True))
     return [answers[index] for index in range(len(encoded))]
 
 

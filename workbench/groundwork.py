@@ -13,6 +13,7 @@ from torch import Tensor
 
 from workbench.activations import Reading, read_activations
 from workbench.arms import Arm
+from workbench.artefacts import Artefact
 from workbench.conditions import check_condition
 from workbench.config import Recipe
 from workbench.directions import ReversionDirections, fit_between
@@ -21,14 +22,14 @@ from workbench.evaluation import check_sets
 from workbench.files import write_atomic, write_json
 from workbench.finetune import FineTuning
 from workbench.inputs import LoadedInputs
+from workbench.landmarks import SCHEMA, measure_landmarks
 from workbench.models import HookedModel
 from workbench.nulls import Null, isotropic_null, matched_null
 from workbench.phase_reading import PhaseReading, read_phase
 from workbench.phases import Lineage, Phase
 from workbench.probes import ProbeSet
 from workbench.readout import Readout, read_vocabulary
-
-DIRECTIONS = "directions.safetensors"
+from workbench.surroundings import DIRECTIONS, NULLS, PHASES, READOUT, SIBLING
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,19 @@ class Groundwork:
     others: Mapping[str, Tensor]
     """Unit vectors [layer d_model] between the other pairs of phases, by `from→to`."""
 
+    phases: Artefact
+    """Where the other phases lie, seen from the aligned model."""
+
     def save(self, folder: Path) -> None:
         """Write `folder`: it is there with all its files, or not at all."""
         draft = folder.with_name(f".{folder.name}")
         draft.mkdir(parents=True, exist_ok=True)
         self.directions.save(draft / DIRECTIONS)
         if self.sibling is not None:
-            self.sibling.save(draft / "sibling.safetensors")
-        write_json(draft / "nulls.json", {null.name: _null_json(null) for null in self.nulls})
-        write_json(draft / "readout.json", self.readout.to_json())
+            self.sibling.save(draft / SIBLING)
+        self.phases.save(draft / PHASES, SCHEMA)
+        write_json(draft / NULLS, {null.name: _null_json(null) for null in self.nulls})
+        write_json(draft / READOUT, self.readout.to_json())
         for name, tensors in (("evidence", self.evidence), ("others", self.others)):
             write_atomic(draft / f"{name}.safetensors", save(dict(tensors)))
         draft.rename(folder)
@@ -87,6 +92,7 @@ def lay_groundwork(
     # The aligned model comes last: it is needed for more than its reading.
     model = lineage.load_model(lineage.aligned, device=device)
     aligned = PhaseReading.of(model, lineage.aligned.name, held.fit)
+    readings[aligned.phase] = aligned
     witness = readings[lineage.witness.name]
     directions = fit_between(witness, aligned, held.fit, lineage=lineage.name)
     check_trials(model, held, directions, arms, recipe)
@@ -110,7 +116,8 @@ def lay_groundwork(
             "measured_clusters": _numbered(held.measure.clusters),
             "fitted_clusters": _numbered(held.fit.clusters),
         },
-        others=_other_pairs(lineage, readings | {aligned.phase: aligned}),
+        others=_other_pairs(lineage, readings),
+        phases=measure_landmarks(lineage, readings),
     )
 
 

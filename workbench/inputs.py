@@ -8,6 +8,7 @@ from typing import Any
 from workbench.errors import ConfigError, ProbeError
 from workbench.phases import Lineage
 from workbench.probes import ProbeSet, load_examples
+from workbench.resources import resource_folder
 
 SPLIT = {"fit": 0.4, "penalty": 0.2, "measure": 0.4}
 """Shares of the probes: direction, penalty, drift."""
@@ -108,6 +109,11 @@ class Inputs:
                     f"{beside}: no such file; give the {item.name} prompts, or put them there."
                 )
         return cls(**found)
+
+    @classmethod
+    def organism(cls) -> "Inputs":
+        """Return the inputs of the embedded model organism, which comes with the package."""
+        return cls.beside(resource_folder("assets") / "organism")
 
     def load(self, *, split_seed: int = 0) -> LoadedInputs:
         """Read and check every file.

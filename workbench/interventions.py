@@ -18,7 +18,7 @@ from torch import Tensor
 
 from workbench.directions import ReversionDirections
 from workbench.encoding import Encoded
-from workbench.errors import ConfigError, LayerError
+from workbench.errors import ConfigError, LayerError, ProbeError
 from workbench.models import Hook, HookedModel
 from workbench.probes import ProbeSet
 
@@ -117,6 +117,41 @@ def as_list(intervention: Intervention | Sequence[Intervention] | None) -> list[
         return []
     several = [intervention] if isinstance(intervention, Intervention) else list(intervention)
     return [one for one in several if one.strength != 0]
+
+
+def check_sources(
+    model: HookedModel,
+    interventions: Sequence[Intervention],
+    probes: ProbeSet | None,
+    directions: ReversionDirections | None,
+) -> None:
+    """Check that what a fine-tuning measures and does fits its model, and that no probes overlap.
+
+    Raises:
+        ConfigError: If only one of `probes` and `directions` is given.
+        ProvenanceError: If the model's weights are not the aligned ones of the directions.
+        ProbeError: If penalty and measured probes overlap.
+    """
+    if (probes is None) != (directions is None):
+        raise ConfigError("Drift needs both probes and directions; give both or neither.")
+    sources = [directions, *(source for one in interventions for source in one.sources)]
+    if found := [source for source in sources if source is not None]:
+        fingerprint = model.fingerprint()
+        for source in found:
+            source.check_model(fingerprint)
+    for source in found:
+        if probes is not None:
+            source.check_probes(probes, "measured")
+    for one in interventions:
+        penalty = one.trained_on
+        if penalty is not None:
+            for source in one.sources:
+                source.check_probes(penalty, "trained on")
+        if probes is not None and penalty is not None and (shared := probes.overlap(penalty)):
+            raise ProbeError(
+                f"{one.name}: {len(shared)} penalty probes are also measured, such as "
+                f"{min(shared)[:60]!r}; split them by cluster."
+            )
 
 
 def check_strength(intervention: Intervention, *, largest: float = math.inf) -> None:

@@ -101,11 +101,12 @@ def save_model(model: HookedModel, folder: str | Path) -> None:
     Raises:
         CheckpointError: If the reloaded model computes different logits.
     """
-    with _quiet():
+    with model.lock, _quiet():
         model.hf.save_pretrained(folder)
         model.tokenizer.save_pretrained(folder)
+        expected = trial_logits(model.hf, model.cfg)
     reloaded = load_model(Path(folder), dtype=model.cfg.dtype, device=model.cfg.device)
-    expected, actual = trial_logits(model.hf, model.cfg), trial_logits(reloaded.hf, model.cfg)
+    actual = trial_logits(reloaded.hf, model.cfg)
     if not torch.equal(expected, actual):
         raise CheckpointError(f"{folder}: the saved model computes other logits when reloaded.")
 

@@ -36,6 +36,11 @@ def take_lock(path: Path, *, break_lock: bool = False) -> None:
         raise _overtaken(path) from None
 
 
+def is_held(path: Path) -> bool:
+    """Return whether a process holds the lock file at `path`, or may on another machine."""
+    return path.exists() and not _gone(_holder(path))
+
+
 def _remove(path: Path, holder: Mapping[str, Any]) -> None:
     """Remove the lock of `holder`, unless another process has replaced it in the meantime."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")

@@ -20,6 +20,7 @@ from transformer_lens.hook_points import HookPoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.errors import CheckpointError, LayerError
+from workbench.turns import turns_of
 
 Chat = Literal["builtin", "tokenizer", "none"]
 """How a prompt becomes a conversation: our own template, the tokenizer's, or not at all."""
@@ -54,7 +55,8 @@ class HookedModel(HookedRootModule):
     """An untouched Hugging Face model with TransformerLens hook points on its residual stream.
 
     Hook points are `blocks.{layer}.hook_resid_pre` and `blocks.{layer}.hook_resid_post`; `hooks`,
-    `run_with_hooks` and `run_with_cache` are TransformerLens's own.
+    `run_with_hooks` and `run_with_cache` are TransformerLens's own. All else takes turns with other
+    threads by itself; call these within `with model.lock:` while one trains the model.
 
     Args:
         hf: A causal language model; training it through this class trains it itself.
@@ -74,7 +76,7 @@ class HookedModel(HookedRootModule):
         chat: Chat | None = None,
     ) -> None:
         super().__init__()
-        self.hf = hf
+        self.hf, self.lock = hf, turns_of(hf)
         self.tokenizer = tokenizer
         self.chat: Chat = chat or ("tokenizer" if tokenizer.chat_template else "builtin")
         decoder_blocks = find_blocks(hf)
@@ -100,11 +102,11 @@ class HookedModel(HookedRootModule):
 
     def setup(self) -> None:
         """Name the hook points and leave the modules of the Hugging Face model alone."""
-        self.mod_dict, self.hook_dict = {}, {}
-        for name, module in self.blocks.named_modules(prefix="blocks"):
-            if isinstance(module, HookPoint):
-                module.name = name
-                self.mod_dict[name] = self.hook_dict[name] = module
+        named = self.blocks.named_modules(prefix="blocks")
+        self.hook_dict = {name: point for name, point in named if isinstance(point, HookPoint)}
+        self.mod_dict = dict(self.hook_dict)
+        for name, point in self.hook_dict.items():
+            point.name = name
 
     def forward(
         self,
@@ -137,7 +139,8 @@ class HookedModel(HookedRootModule):
         from transformer_lens.model_bridge import TransformerBridge
 
         duplicate = type(self.hf)(copy.deepcopy(self.hf.config))
-        duplicate.load_state_dict(self.hf.state_dict())
+        with self.lock:
+            duplicate.load_state_dict(self.hf.state_dict())
         name = self.hf.config.name_or_path or self.cfg.architecture
         return TransformerBridge.boot_transformers(
             name, hf_model=duplicate.eval(), tokenizer=self.tokenizer, device=self.cfg.device
@@ -148,7 +151,7 @@ class GuestModel:
     """A user's own `TransformerBridge` or `HookedTransformer`, for reading and editing only."""
 
     def __init__(self, lens_model: Any, *, chat: Chat | None = None) -> None:
-        self.lens = lens_model
+        self.lens, self.lock = lens_model, turns_of(lens_model)
         self.tokenizer = lens_model.tokenizer
         if self.tokenizer is None:
             raise CheckpointError("The TransformerLens model has no tokenizer: give it one first.")
@@ -206,10 +209,11 @@ def check_layers(layers: list[int] | None, n_layers: int) -> list[int]:
 def weights_hash(model: nn.Module) -> str:
     """Return the SHA-256 of names, shapes and float32 values of all parameters."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        # Half precisions are exact in float32, so an upcast checkpoint keeps its hash.
-        digest.update(parameter.detach().float().cpu().contiguous().numpy().data)
+    with turns_of(model):
+        for name, parameter in sorted(model.named_parameters()):
+            digest.update(f"{name}{tuple(parameter.shape)}".encode())
+            # Half precisions are exact in float32, so an upcast checkpoint keeps its hash.
+            digest.update(parameter.detach().float().cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 
@@ -235,15 +239,16 @@ def find_blocks(hf: PreTrainedModel) -> nn.ModuleList:
 
 @contextmanager
 def evaluation_mode(model: GuestModel | nn.Module, *, gradients: bool = False) -> Iterator[None]:
-    """Switch dropout off, and gradients unless asked for; the caller's mode comes back after."""
+    """Switch off dropout, gradients unless asked for, and other threads, till the mode is back."""
     module = model.lens if isinstance(model, GuestModel) else model
-    training = [child for child in module.modules() if child.training]
-    _set_training(training, False)
-    try:
-        with torch.set_grad_enabled(gradients):
-            yield
-    finally:
-        _set_training(training, True)
+    with getattr(model, "lock", None) or turns_of(model):
+        training = [child for child in module.modules() if child.training]
+        _set_training(training, False)
+        try:
+            with torch.set_grad_enabled(gradients):
+                yield
+        finally:
+            _set_training(training, True)
 
 
 def _set_training(modules: list[nn.Module], mode: bool) -> None:

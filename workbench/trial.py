@@ -24,6 +24,7 @@ from workbench.loading import save_model
 from workbench.models import HookedModel
 from workbench.records import Scores, StepRecord
 from workbench.runs import AFTERMATH, Run, RunStore
+from workbench.standing import RESUME
 
 OnRecord = Callable[[str, StepRecord], None]
 
@@ -130,7 +131,7 @@ def failing(run: Run) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        run.fail("interrupted; resume to continue")
+        run.fail(f"interrupted; {RESUME}")
         raise
     except WorkbenchError as error:
         run.fail(str(error))
@@ -151,18 +152,28 @@ def record_run(
 ) -> None:
     """Iterate a fine-tuning, or what is left of it, and store what it yields.
 
+    If the fine-tuning is stopped, its state is stored, so that the run can be resumed from there.
+
     Args:
         run: Where to; if it holds a training state, the fine-tuning continues from there.
-        tuning: Just made.
+        tuning: Just made; with a training state, any that was made with the same arguments.
         evaluate: Gives the scores after a step.
         evaluate_at: Steps to evaluate after; 0 is before the first.
         state_every: Steps between training states.
         on_record: Told every record.
+
+    Raises:
+        ConfigError: If the fine-tuning has begun and the run holds no training state.
     """
     if state_every < 1:
         raise ConfigError(f"state_every is {state_every}; it must be at least 1.")
     if (blob := run.load_state()) is not None:
         tuning.load_state(state_from_bytes(blob))
+    elif tuning.step:
+        raise ConfigError(
+            f"{run.folder}: holds no training state, and this fine-tuning has made {tuning.step} "
+            "steps; make it anew."
+        )
     elif evaluate is not None and 0 in evaluate_at:
         run.append(StepRecord(0, math.nan, 0.0, math.nan, scores=evaluate(0)))
     for record in tuning:
@@ -173,6 +184,8 @@ def record_run(
             run.save_state(record.step, state_to_bytes(tuning.state()))
         if on_record is not None:
             on_record(run.id, record)
+    if tuning.step < tuning.steps and tuning.step != run.states.reached()[0]:
+        run.save_state(tuning.step, state_to_bytes(tuning.state()))
 
 
 def _start(trial: Trial, run: Run, inputs: LoadedInputs, ground: Ground) -> FineTuning:

@@ -9,7 +9,6 @@ from workbench.arms import standard_arms
 from workbench.commands.experiment import run_and_report
 from workbench.commands.options import tell
 from workbench.inputs import Inputs
-from workbench.resources import resource_folder
 
 
 def run(arguments: Namespace) -> None:
@@ -17,11 +16,10 @@ def run(arguments: Namespace) -> None:
     from workbench.organism.recipe import DEMO, DEMO_STRENGTHS, MAX_NEW_TOKENS
 
     recipe = replace(DEMO, steps=arguments.steps) if arguments.steps else DEMO
-    organism = resource_folder("assets") / "organism"
     tell(arguments, "Reading the phases of the organism; then one progress for all runs.")
     run_and_report(
         arguments,
-        [Inputs.beside(organism)],
+        [Inputs.organism()],
         recipe,
         standard_arms(DEMO_STRENGTHS),
         out=Path(arguments.out or f"experiments/demo-{time.strftime('%Y%m%d-%H%M%S')}"),

@@ -3,14 +3,13 @@
 from argparse import Namespace
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from workbench.arms import Arm, choose_arms, standard_arms
 from workbench.commands.options import recipe_of, splits_of, tell
 from workbench.conditions import Ground, answered, make_intervention, set_up
 from workbench.directions import ReversionDirections, fit_directions
 from workbench.errors import ConfigError
-from workbench.files import file_hash
+from workbench.files import write_json
 from workbench.finetune import FineTuning
 from workbench.interventions import Intervention
 from workbench.loading import load_model, save_model
@@ -18,7 +17,9 @@ from workbench.models import HookedModel
 from workbench.phases import Lineage
 from workbench.probes import ProbeSet, load_examples
 from workbench.progress import Progress
+from workbench.readout import Readout, read_vocabulary
 from workbench.runs import Run, RunStore
+from workbench.surroundings import DIRECTIONS, READOUT
 from workbench.text import printable
 from workbench.trial import failing, note_machine, record_run
 
@@ -32,16 +33,14 @@ class _Parts:
     probes: ProbeSet | None = None
     directions: ReversionDirections | None = None
     interventions: tuple[Intervention, ...] = ()
+    readout: Readout | None = None
 
-    def config(self) -> dict[str, Any]:
-        """Return all of it as JSON values, by content."""
-        return {
-            "lineage": self.lineage,
-            "model": self.model.fingerprint(),
-            "probes": self.probes and self.probes.fingerprint(),
-            "directions": self.directions and self.directions.identity(),
-            "interventions": [one.describe() for one in self.interventions],
-        }
+    def save(self, folder: Path) -> None:
+        """Keep in the run folder what its drift is seen against."""
+        if self.directions is not None:
+            self.directions.save(folder / DIRECTIONS)
+        if self.readout is not None:
+            write_json(folder / READOUT, self.readout.to_json())
 
 
 def run(arguments: Namespace) -> None:
@@ -66,14 +65,14 @@ def run(arguments: Namespace) -> None:
         seed=arguments.seed,
         **asdict(recipe),
     )
-    config = {"recipe": asdict(recipe), "seed": arguments.seed, "data": file_hash(data)}
-    config |= parts.config()
+    config = tuning.config() | {"lineage": parts.lineage}
     if arguments.resume:
         run = store.resume(out.name, config, break_lock=arguments.break_lock)
     else:
         run = store.create(config, out.name)
     if run.status != "done":
         note_machine(run, parts.model)
+        parts.save(run.folder)
         if (step := run.states.reached()[0]) > 0:
             tell(arguments, f"Continuing after step {step}, where the last training state is.")
         _record(arguments, run, tuning)
@@ -106,9 +105,10 @@ def _lineage_parts(arguments: Namespace) -> _Parts:
         else fit_directions(lineage, splits.fit, device=arguments.device)
     )
     model = lineage.load_model(lineage.aligned, device=arguments.device)
+    readout = read_vocabulary(model, fitted, judge=lineage.judge)
     ground = Ground.of(model, splits, fitted)
     interventions = tuple(_intervention(arm, ground, arguments.seed) for arm in _arms(arguments))
-    return _Parts(model, lineage.name, splits.measure, fitted, interventions)
+    return _Parts(model, lineage.name, splits.measure, fitted, interventions, readout)
 
 
 def _arms(arguments: Namespace) -> tuple[Arm, ...]:

@@ -2,19 +2,19 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from workbench.errors import ConfigError
+from workbench.plots.curves import Quantity, add_curves
 from workbench.plots.style import (
     COSINES,
     NULL_COLOUR,
     STEP_TITLE,
     TITLES,
     ZERO_LINE,
-    ArmStyle,
     inert,
     new_figure,
     number,
@@ -23,21 +23,20 @@ from workbench.plots.trajectories import (
     Source,
     Trajectories,
     read_trajectories,
-    shown_arms,
     source_styles,
     waiting_told,
 )
-
-Quantity = Literal["alignment", "stacked_alignment", "alignment_sibling", "along", "across"]
-Coordinates = list[int | float | None]
-"""Positions of a line; None lifts the pen."""
+from workbench.runs import Run
+from workbench.surroundings import surroundings_of
 
 HEADINGS: dict[str, str] = {
     "alignment": "Alignment of the drift with the reversion direction",
     "stacked_alignment": "Alignment with the reversion direction, layers stacked in gap units",
     "alignment_sibling": "Alignment of the drift with the sibling's reversion direction",
-    "along": "Drift along the reversion direction, mean over layers",
-    "across": "Drift across the reversion direction, mean over layers",
+    "along": "Drift along the reversion direction",
+    "across": "Drift across the reversion direction",
+    "norm": "Norm of the drift",
+    "loss": "Training loss of the batch before each update",
 }
 ROUND_STEPS = [m * 10**k for k in range(7) for m in (1, 2, 5)]
 
@@ -46,6 +45,7 @@ def alignment(
     source: Source,
     *,
     quantity: Quantity = "alignment",
+    layer: int | None = None,
     nulls: Mapping[str, Mapping[str, Any]] | None = None,
     log_steps: bool = True,
 ) -> go.Figure:
@@ -55,26 +55,28 @@ def alignment(
 
     Args:
         source: A run, several, or the summary of an experiment.
-        quantity: What to plot; means over layers.
-        nulls: As in a summary, which has its own; drawn for `alignment` only.
+        quantity: What to plot.
+        layer: At which layer; by default the mean over layers. A summary has the alignment only.
+        nulls: As in a summary, which has its own; drawn for the mean `alignment` only. At a layer
+            the matched null is drawn where runs have it.
         log_steps: Logarithmic step axis, which shows the early phase.
 
     Raises:
-        ConfigError: If no run has measured the quantity.
+        ConfigError: If no run has measured the quantity, or it is not known at that layer.
     """
-    trajectories = read_trajectories(source, quantity)
-    if nulls is None and isinstance(source, Mapping):
-        nulls = source.get("nulls")
-    figure = new_figure(HEADINGS[quantity], _subtitle(trajectories), height=460)
-    drawn = null_bounds(nulls or {}) if quantity == "alignment" else {}
+    trajectories = read_trajectories(source, quantity, layer=layer)
+    drawn = {} if quantity != "alignment" else _bounds(source, nulls, layer)
+    heading = HEADINGS[quantity] + ("" if layer is None else f", layer {layer}")
+    subtitle = _subtitle(trajectories, quantity, layer)
+    figure = new_figure(heading, subtitle, height=460)
     axis = _step_axis(trajectories, log_steps)
     _add_nulls(figure, drawn, [10**end if log_steps else end for end in axis["range"]])
-    add_curves(figure, trajectories, source_styles(source))
+    add_curves(figure, trajectories, source_styles(source), quantity=quantity, layer=layer)
     figure.update_xaxes(axis)
-    figure.update_yaxes(title_text=TITLES[quantity], **ZERO_LINE)
+    figure.update_yaxes(title_text=TITLES[quantity], **({} if quantity == "loss" else ZERO_LINE))
     if quantity in COSINES:
         figure.update_yaxes(range=_cosine_range(trajectories, drawn.values()))
-    elif quantity == "across":
+    elif quantity in ("across", "norm"):
         figure.update_yaxes(rangemode="tozero")
     return figure
 
@@ -102,7 +104,8 @@ def sibling(summary: Mapping[str, Any], *, log_steps: bool = True) -> go.Figure:
     )
     styles = source_styles(summary)
     for column, panel in enumerate(panels, start=1):
-        add_curves(figure, panel, styles, column=column)
+        name: Quantity = "alignment" if column == 1 else "alignment_sibling"
+        add_curves(figure, panel, styles, quantity=name, column=column)
     figure.update_annotations(font_size=13)
     figure.update_xaxes(_step_axis(every, log_steps))
     figure.update_yaxes(range=_cosine_range(every, []), **ZERO_LINE)
@@ -122,77 +125,21 @@ def null_bounds(nulls: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     return bounds
 
 
-def add_curves(
-    figure: go.Figure,
-    trajectories: Sequence[Trajectories],
-    styles: Mapping[str, ArmStyle],
-    *,
-    column: int | None = None,
-) -> None:
-    """Add each arm's mean, its band of one sd, and a thin line per run.
-
-    Args:
-        figure: To add to.
-        trajectories: One per arm.
-        styles: By arm.
-        column: Of a figure with subplots; the legend is drawn for the first.
-    """
-    place = {} if column is None else {"row": 1, "col": column}
-    shown = shown_arms(trajectories)
-    for one in trajectories:
-        style = styles[one.arm]
-        shared: dict[str, Any] = {"legendgroup": inert(one.arm), "name": inert(one.arm)}
-        shared["visible"] = True if one.arm in shown else "legendonly"
-        hidden = {**shared, "showlegend": False, "hoverinfo": "skip"}
-        figure.add_scatter(**_band(one), fill="toself", fillcolor=style.faded(0.14), mode="lines",
-                           line_width=0, meta="sd", **hidden, **place)  # fmt: skip
-        figure.add_scatter(**_single_runs(one), mode="lines", meta="runs",
-                           line={"color": style.faded(0.4), "width": 0.8, "dash": style.dash},
-                           **hidden, **place)  # fmt: skip
-    for one in trajectories:
-        style = styles[one.arm]
-        figure.add_scatter(
-            x=one.steps.tolist(),
-            y=one.mean.tolist(),
-            customdata=_hover(one),
-            mode="lines+markers",
-            line={"color": style.colour, "width": 2.2, "dash": style.dash},
-            marker={"symbol": style.symbol, "size": 7, "color": style.colour},
-            hovertemplate="step %{x}: %{customdata}",
-            meta="mean",
-            legendgroup=inert(one.arm),
-            name=inert(one.arm),
-            visible=True if one.arm in shown else "legendonly",
-            showlegend=column in (None, 1),
-            **place,
-        )
-
-
-def _band(one: Trajectories) -> dict[str, Coordinates]:
-    known = np.isfinite(one.mean) & np.isfinite(one.sd)
-    steps, mean, sd = one.steps[known], one.mean[known], one.sd[known]
-    return {
-        "x": [*steps.tolist(), *steps[::-1].tolist()],
-        "y": [*(mean + sd).tolist(), *(mean - sd)[::-1].tolist()],
-    }
-
-
-def _single_runs(one: Trajectories) -> dict[str, Coordinates]:
-    """All runs as one line with gaps between them; nothing if the mean is the only run."""
-    x: Coordinates = []
-    y: Coordinates = []
-    for values in one.values if len(one.values) > 1 else []:
-        x += [*one.steps.tolist(), None]
-        y += [*values.tolist(), None]
-    return {"x": x, "y": y}
-
-
-def _hover(one: Trajectories) -> list[str]:
-    n = np.isfinite(one.values).sum(axis=0)
-    return [
-        f"{number(mean)} ± {number(sd)} (sd, n = {count})" if count > 1 else number(mean)
-        for mean, sd, count in zip(one.mean, one.sd, n, strict=True)
+def _bounds(
+    source: Source, nulls: Mapping[str, Mapping[str, Any]] | None, layer: int | None
+) -> dict[str, float]:
+    """What nulls bound the mean alignment by, or the alignment at a layer."""
+    if isinstance(source, Mapping):
+        nulls = source.get("nulls") if nulls is None else nulls
+        return null_bounds(nulls or {}) if layer is None else {}
+    if layer is None:
+        return null_bounds(nulls or {})
+    p99 = [
+        float(one.p99[one.layers.index(layer)])
+        for one in surroundings_of([source] if isinstance(source, Run) else source)
+        if one.p99 is not None and one.layers is not None and len(one.p99) == len(one.layers)
     ]
+    return {"matched": max(p99)} if p99 else {}
 
 
 def _add_nulls(figure: go.Figure, bounds: Mapping[str, float], ends: Sequence[float | int]) -> None:
@@ -216,13 +163,16 @@ def _add_nulls(figure: go.Figure, bounds: Mapping[str, float], ends: Sequence[fl
         )
 
 
-def _subtitle(trajectories: Sequence[Trajectories]) -> str:
+def _subtitle(
+    trajectories: Sequence[Trajectories], quantity: Quantity = "alignment", layer: int | None = None
+) -> str:
     counts = sorted({len(one.values) for one in trajectories})
     waiting = waiting_told(trajectories)
+    over = "" if layer is not None or quantity == "loss" else ", mean over layers"
     if counts == [1]:
-        return f"one run per arm, mean over layers{waiting}"
+        return f"one run per arm{over}{waiting}"
     n = " or ".join(str(count) for count in counts)
-    return f"mean of n = {n} runs, band ±1 sd; thin lines: single runs{waiting}"
+    return f"mean of n = {n} runs{over}, band ±1 sd; thin lines: single runs{waiting}"
 
 
 def _step_axis(trajectories: Sequence[Trajectories], log_steps: bool) -> dict[str, Any]:

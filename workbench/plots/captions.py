@@ -5,6 +5,7 @@ HEADINGS = {
     "layers": "At which layers?",
     "ordering": "Does behaviour follow?",
     "behaviour": "Does behaviour follow?",
+    "geometry": "Where does it go?",
     "significance": "Could it be chance?",
     "readout": "What does the direction say?",
     "dose": "How much is enough?",
@@ -18,15 +19,23 @@ HEADINGS = {
 ROWS = {"along": "far", "across": "far", "ordering": "points", "cost": "points"}
 """Figures of one row stand side by side; the others have a row each."""
 
+CLICK = " A click on a name in the legend hides it."
+CHOOSE = "; arm, run and cell are chosen above each map, a cell also by a click"
+DRILL = " Beside it the chosen layer over the steps, below what its v_rev says in tokens."
+HOVER_RUNS = ", whose 95 % intervals over prompts show on hovering"
+ON_SCREEN = (CLICK, CHOOSE, DRILL, HOVER_RUNS)
+"""Parts of captions that are true on a screen only."""
+
+STACKED = {"Left: ": "Top: ", "Right: ": "Bottom: ", "on the right": "at the bottom"}
+"""What becomes of a caption whose panels stand one above the other."""
+
 CAPTIONS = {
     "alignment": "Alignment, the cosine of drift and v_rev, mean over layers, against the step. "
-    "{lines} {nulls} A click on a name in the legend hides it.",
-    "layers": "Alignment at every layer and measured step of one run; arm, run and cell are chosen "
-    "above each map, a cell also by a click. The colours run from −1 (blue) over 0 (white) to 1 "
-    "(red) in every map; a dark line separates positive from negative. Grey with a cross: "
-    "undefined, the drift is below ten noise floors.{marks} Beside it the chosen layer over the "
-    "steps, and below what its v_rev says in tokens. Where the dots never end, the claim does not "
-    "hold at that layer.",
+    f"{{lines}} {{nulls}}{CLICK}",
+    "layers": f"Alignment at every layer and measured step of one run{CHOOSE}. The colours run "
+    "from −1 (blue) over 0 (white) to 1 (red) in every map; a dark line separates positive from "
+    "negative. Grey with a cross: undefined, the drift is below ten noise floors.{marks}"
+    f"{DRILL} Where the dots never end, the claim does not hold at that layer.",
     "sibling": "Left: v_rev and drift both contain −θ_S, which alone makes a cosine of about 0.5 "
     "between independent models. Right: the same drift against the direction to θ_H from a "
     "sibling θ_S′, aligned from the same θ_H with another seed. θ_S itself is in only one of the "
@@ -66,6 +75,33 @@ EVIDENCE = {
 }
 """Of the figures of the causal evidence."""
 
+ABLATION = (
+    "Each score against the strength of an ablation along v_rev {where}, in θ_S and in the "
+    "fine-tuned model: at 0 nothing is edited, at 1 the coordinate is put at its centre{centre}, "
+    "at 2 it is mirrored, at −1 what it has beyond the centre is doubled. Bands: 95 % intervals "
+    "over prompt clusters; {counts}. {price}That reversion acts through v_rev would be refuted by "
+    "a fine-tuned model whose harmfulness stays, from 0 to 1, within the band that it has at 0, or "
+    "falls only where task loss, KL or over-refusal rise: then the edit breaks more than it undoes."
+)
+"""Of the figure of an ablation grid."""
+
+VIEWS = {
+    "geometry": "The plane of v_rev (along; θ_S at 0, θ_H at 1) and of the first principal "
+    "component of what drifts across v_rev, not centred, over all measured steps of the runs "
+    "shown; lengths in phase gaps{stacked}. Diamonds: phases, read on the fit probes, arrows in "
+    "training order; lines: single runs, read on the measure probes, a mark per measured step; no "
+    "bands, {runs}. Open marks: less than half of the squared displacement lies in this plane, so "
+    "the picture hides most of the way; hovering tells the share. A far end of an arrow says "
+    "nothing about distance in the dimensions left out. The claim would be refuted by runs of "
+    "ordinary fine-tuning that end at the left of 0, or that go off at a right angle to v_rev: "
+    "the main across direction is fitted to the runs, v_rev is not.",
+    "comparison": "One quantity against the step{stacked}. Lines or large marks: means of the "
+    "arms; thin lines or small marks: single runs; bands or bars: ± one sample sd over runs, {runs}"
+    ". That an arm matters would be refuted by runs of its own that lie among those of ordinary "
+    "fine-tuning.",
+}
+"""Of the views beside a report; `runs` says n, `stacked` which layers."""
+
 TOLD = {
     "significance": "What each null supposes, and in how many tests that is rejected after Holm. "
     "Below, the cosine of the same drift with the directions between other pairs of phases: a "
@@ -91,6 +127,7 @@ NULLS = (
     "drift and is a low bar; the matched one takes a random drift with the covariance of the "
     "activations. Neither sees the shared endpoint."
 )
+NOT_DRAWN = " Not drawn, for want of room: {n}."
 MARKS = " Dots: not above the p99 of the matched null at that layer."
 
 ARMS = {

@@ -8,7 +8,14 @@ from jaxtyping import Float
 
 from workbench.errors import ConfigError
 from workbench.plots.alignment import ROUND_STEPS
-from workbench.plots.heatmap import LAYER_VALUES, MAX_COLUMNS, new_heatmap, spread, zero_contour
+from workbench.plots.heatmap import (
+    LAYER_VALUES,
+    MAX_COLUMNS,
+    by_column,
+    new_heatmap,
+    spread,
+    zero_contour,
+)
 from workbench.plots.selection import Selection
 from workbench.plots.style import (
     FAMILIES,
@@ -21,22 +28,20 @@ from workbench.plots.style import (
 )
 from workbench.plots.view import Bound, Cells, Control, Field, Plot, View, Words
 from workbench.runs import Run
+from workbench.surroundings import Surroundings
 from workbench.text import printable
 
 VALUES = ("alignment", *LAYER_VALUES)
 """What a cell tells."""
+
+NOTHING = Surroundings()
 
 HEIGHT = 430
 TOKENS = 10
 """Of the readout, at either end."""
 
 
-def explorer(
-    runs: Sequence[Run],
-    *,
-    p99: Mapping[str, Sequence[float]] | None = None,
-    readout: Mapping[str, Mapping[str, Any]] | None = None,
-) -> View:
+def explorer(runs: Sequence[Run], surroundings: Mapping[str, Surroundings] | None = None) -> View:
     """Return the layer explorer of runs.
 
     A heat map of the chosen run's alignment, layer × step; a layer number box and a step slider
@@ -45,8 +50,7 @@ def explorer(
 
     Args:
         runs: Measured ones, of models equally deep.
-        p99: By lineage, per layer, the 99th percentile of the matched null.
-        readout: By lineage, the vocabulary readout as stored (`readout.json`).
+        surroundings: By run, what its drift is seen against: the null's p99 and the readout.
 
     Raises:
         ConfigError: If no run was measured, or they differ in depth.
@@ -59,7 +63,8 @@ def explorer(
     (n_layers,) = depths
     every = sorted(set().union(*(run.measured_steps.tolist() for run in measured)))
     steps = [every[place] for place in spread(len(every), MAX_COLUMNS)]
-    read = _Reader(steps, n_layers, p99 or {})
+    known = surroundings or {}
+    read = _Reader(steps, n_layers, known)
     tables = {
         name: selection.table(lambda run, name=name: read.values(run, name)) for name in VALUES
     }
@@ -72,7 +77,9 @@ def explorer(
     )
     by = selection.by
     cell = (*by, "layer", "step")
-    tables["readout"] = selection.table(lambda run: _readout(run, readout or {}, n_layers))
+    tables["readout"] = selection.table(
+        lambda run: _readout(known.get(run.id, NOTHING).readout or {}, n_layers)
+    )
     return View(
         title="Layer explorer",
         tables=tables,
@@ -102,28 +109,22 @@ class _Reader:
     """Values of runs at the shown steps; None where a run was not measured."""
 
     def __init__(
-        self, steps: Sequence[int], n_layers: int, p99: Mapping[str, Sequence[float]]
+        self, steps: Sequence[int], n_layers: int, known: Mapping[str, Surroundings]
     ) -> None:
-        self.steps, self.n_layers, self.p99 = steps, n_layers, p99
+        self.steps, self.n_layers, self.known = steps, n_layers, known
 
     def array(self, run: Run, name: str) -> Float[np.ndarray, "layer step"]:
         """Values by layer and shown step; NaN where there is none."""
-        places = {int(step): index for index, step in enumerate(run.measured_steps)}
-        values = run.layer_values(name)
-        found = np.full((self.n_layers, len(self.steps)), np.nan)
-        for column, step in enumerate(self.steps):
-            if step in places:
-                found[:, column] = values[places[step]]
-        return found
+        return by_column(run, name, self.steps).T
 
     def values(self, run: Run, name: str) -> list[list[float]]:
         """The same as lists."""
         return self.array(run, name).tolist()
 
-    def bound(self, run: Run) -> Sequence[float] | None:
-        """The null's p99 of every layer, for the run's lineage."""
-        known = self.p99.get(str(run.info.get("config", {}).get("lineage")))
-        return known if known is not None and len(known) == self.n_layers else None
+    def bound(self, run: Run) -> list[float] | None:
+        """The null's p99 of every layer."""
+        p99 = self.known.get(run.id, NOTHING).p99
+        return p99.tolist() if p99 is not None and len(p99) == self.n_layers else None
 
     def marks(self) -> dict[str, Callable[[Run], Any]]:
         """What is drawn over the heat map and behind the curve, by table."""
@@ -255,11 +256,8 @@ def _cursor_tables(steps: Sequence[int], n_layers: int) -> dict[str, list[float]
     }
 
 
-def _readout(
-    run: Run, readout: Mapping[str, Mapping[str, Any]], n_layers: int
-) -> list[list[list[str]]]:
+def _readout(told: Mapping[str, Any], n_layers: int) -> list[list[list[str]]]:
     """By layer, rows of tokens that v_rev raises and lowers; empty where none was read."""
-    told = readout.get(str(run.info.get("config", {}).get("lineage")), {})
     rows: list[list[list[str]]] = [[] for _ in range(n_layers)]
     for place, layer in enumerate(told.get("layers", ())):
         if layer < n_layers:
@@ -271,4 +269,4 @@ def _readout(
 
 
 def _token(told: Mapping[str, Any]) -> str:
-    return f"{printable(told['text'])} {number(told['change'], 1)}"
+    return f"“{printable(told['text'])}” {number(told['change'], 1)}"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import plotly.graph_objects as go
@@ -30,7 +30,9 @@ HOVER = (
 )
 
 
-def heatmap(run: Run, *, p99: Sequence[float] | None = None) -> go.Figure:
+def heatmap(
+    run: Run, *, p99: Sequence[float] | None = None, steps: Sequence[int] | None = None
+) -> go.Figure:
     """Plot one run's alignment at every layer and measured step.
 
     The colour scale is fixed to −1…1, a line separates positive from negative cells, a cross
@@ -39,31 +41,33 @@ def heatmap(run: Run, *, p99: Sequence[float] | None = None) -> go.Figure:
     Args:
         run: With measured steps.
         p99: Per layer, the 99th percentile of a null; cells that do not exceed it get a dot.
+        steps: Columns, those still to come included; by default the measured ones.
 
     Raises:
         ConfigError: If the run has no measured step, or `p99` another number of layers.
     """
     if not run.measured:
         raise ConfigError(f"{run.folder}: no step of this run was measured yet.")
-    steps = run.measured_steps
-    kept = spread(len(steps), MAX_COLUMNS)
-    values = run.layer_values("alignment")[kept]
+    columns = run.measured_steps if steps is None else np.array(steps, dtype=int)
+    kept = spread(len(columns), MAX_COLUMNS)
+    shown = columns[kept].tolist()
+    values = by_column(run, "alignment", shown)
     n_layers = values.shape[1]
     if p99 is not None and len(p99) != n_layers:
         raise ConfigError(f"{len(p99)} percentiles for {n_layers} layers.")
-    figure = new_heatmap(
-        f"Alignment by layer and step: {inert(run.id)}", steps[kept].tolist(), n_layers
-    )
-    told = [run.layer_values(name)[kept].T for name in LAYER_VALUES]
-    figure.data[0].update(z=values.T.tolist(), customdata=np.stack(told, axis=-1).tolist())
+    figure = new_heatmap(f"Alignment by layer and step: {inert(run.id)}", shown, n_layers)
+    told = [by_column(run, name, shown).T for name in LAYER_VALUES]
+    undefined = np.isnan(values) & np.isin(shown, run.measured_steps)[:, None]
+    cells, *marks = cast("tuple[Any, ...]", figure.data)
+    cells.update(z=values.T.tolist(), customdata=np.stack(told, axis=-1).tolist())
     below = np.zeros(values.shape, bool) if p99 is None else values <= np.array(p99)
     for trace, (x, y) in zip(
-        figure.data[1:], (zero_contour(values), np.nonzero(np.isnan(values)), np.nonzero(below)),
+        marks, (zero_contour(values), np.nonzero(undefined), np.nonzero(below)),
         strict=True,
     ):  # fmt: skip
         trace.update(x=list(map(_plain, x)), y=list(map(_plain, y)))
-    if len(kept) < len(steps):
-        figure.update_layout(title_subtitle_text=f"{len(kept)} of {len(steps)} measured steps")
+    if len(kept) < len(columns):
+        figure.update_layout(title_subtitle_text=f"{len(kept)} of {len(columns)} measured steps")
     return figure
 
 
@@ -98,11 +102,23 @@ def new_heatmap(title: str, steps: Sequence[int], n_layers: int) -> go.Figure:
         figure.add_scatter(
             mode="markers", marker={"color": INK, **marker}, name=name, meta=name, **skip
         )
-    figure.data[2].update(
-        hovertemplate="layer %{y}: undefined, below ten noise floors<extra></extra>"
+    figure.update_traces(
+        selector={"name": "undefined"},
+        hovertemplate="layer %{y}: undefined, below ten noise floors<extra></extra>",
     )
     _set_axes(figure, steps, n_layers)
     return figure
+
+
+def by_column(run: Run, name: str, steps: Sequence[int]) -> Float[np.ndarray, "step layer"]:
+    """Return a layer value of a measured run at these steps; NaN where it was not measured."""
+    values = run.layer_values(name)
+    places = {int(step): place for place, step in enumerate(run.measured_steps)}
+    found = np.full((len(steps), values.shape[1]), np.nan)
+    for column, step in enumerate(steps):
+        if step in places:
+            found[column] = values[places[step]]
+    return found
 
 
 def spread(count: int, most: int) -> Int[np.ndarray, " kept"]:
@@ -137,7 +153,8 @@ def _plain(value: Any) -> Any:
 
 
 def _set_axes(figure: go.Figure, steps: Sequence[int], n_layers: int) -> None:
-    columns = spread(len(steps), 16)
+    # Long labels would overlap where the figure is narrow.
+    columns = spread(len(steps), 16 if max(steps, default=0) < 1000 else 6)
     figure.update_xaxes(
         title_text=f"{STEP_TITLE} (measured ones, equally spaced)",
         tickvals=columns.tolist(),

@@ -11,7 +11,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from workbench.plots.style import CONFIG, TEMPLATE
+from workbench.plots.local import CONFIG
+from workbench.plots.style import TEMPLATE
 
 DIGITS = 5
 """Significant digits of the numbers in the page."""

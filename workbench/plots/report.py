@@ -1,29 +1,29 @@
 """report.html: everything about an experiment or run in one file that opens without a network."""
 
 import html
-import json
 import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import accumulate, count, groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import RunError
 from workbench.files import write_atomic
+from workbench.grids import AblationGrid
 from workbench.plots import captions
+from workbench.plots.ablation import ablation_caption
 from workbench.plots.evidence import Part, evidence_parts
 from workbench.plots.explorer import explorer
+from workbench.plots.from_runs import geometry_sections, grids_of
+from workbench.plots.material import Material, Origin, gather
 from workbench.plots.page import figure_json, page, plot_html, plotly_script, view_html
 from workbench.plots.provenance import provenance_html
 from workbench.plots.sections import Section, experiment_sections, introduction, run_sections
+from workbench.plots.slider import slider
 from workbench.plots.style import counted, number
 from workbench.plots.table import arms_table, control_table, note, paper_table
-from workbench.plots.trajectories import arm_name
 from workbench.plots.typeset import to_html, typeset
 from workbench.plots.view import View
-from workbench.runs import Run
 from workbench.text import printable
 
 MAX_BYTES = 6_000_000
@@ -33,21 +33,7 @@ TEXT_BYTES, RUN_BYTES = 80_000, 400
 """Kept free for all that is not a figure: of the page, and of every run."""
 
 
-@dataclass(frozen=True)
-class Material:
-    """What a report is made from."""
-
-    name: str
-    runs: tuple[Run, ...]
-    summary: Mapping[str, Any] | None = None
-    p99: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """By lineage, the matched null's 99th percentile of every layer's alignment."""
-
-    readout: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By lineage, v_rev in tokens."""
-
-
-def write_report(source: str | Path | Run | Sequence[Run], out: str | Path) -> Path:
+def write_report(source: Origin, out: str | Path) -> Path:
     """Write the report of an experiment or of runs as one self-contained HTML file.
 
     Args:
@@ -63,6 +49,7 @@ def write_report(source: str | Path | Run | Sequence[Run], out: str | Path) -> P
     material = gather(source)
     summary = material.summary
     sections = run_sections(material.runs) if summary is None else experiment_sections(summary)
+    sections += geometry_sections(material.runs)
     parts = [] if summary is None else evidence_parts(summary)
     drawn = [*sections, *(part.section for part in parts if part.section)]
     data = {f"{section.name}-data": figure_json(section.figure) for section in drawn}
@@ -70,6 +57,9 @@ def write_report(source: str | Path | Run | Sequence[Run], out: str | Path) -> P
     tables = [_part_html(part) for part in parts]
     if summary is not None:
         tables.append(_arms_html(summary))
+    grids = grids_of(material.runs)
+    data |= {f"{name}-data": slider(grid).text() for name, grid in grids.items()}
+    tables = [*(_slider_html(name, grid) for name, grid in grids.items()), *tables]
     room = MAX_BYTES - TEXT_BYTES - RUN_BYTES * len(material.runs)
     room -= len(plotly_script().encode())
     room -= sum(len(text.encode()) for text in (*data.values(), *tables))
@@ -77,59 +67,11 @@ def write_report(source: str | Path | Run | Sequence[Run], out: str | Path) -> P
     if view is not None:
         data["layers-data"] = view.text()
         # Which layers: right after the mean over them.
-        blocks.insert(min(1, len(blocks)), _layers_html(view, dropped, bool(material.p99)))
+        blocks.insert(min(1, len(blocks)), _layers_html(view, dropped, material.has_null))
     body = [_header(material), *blocks, *tables, provenance_html(material.runs, summary)]
     text = page(material.name, _numbered("\n".join(body)), data)
     write_atomic(Path(out), text.encode("utf-8"))
     return Path(out)
-
-
-def gather(source: str | Path | Run | Sequence[Run]) -> Material:
-    """Return the runs of a source, and what lies beside them.
-
-    Args:
-        source: Folder of an experiment or of a run, a run, or several.
-
-    Raises:
-        RunError: If there is no experiment or run, or it cannot be read.
-    """
-    if isinstance(source, Run):
-        source = [source]
-    if not isinstance(source, str | Path):
-        runs = tuple(run.checked() for run in source)
-        if not runs:
-            raise RunError("No run to report on.")
-        return Material(", ".join(run.id for run in runs[:3]), runs)
-    folder = Path(source)
-    if (folder / "summary.json").is_file():
-        return _experiment(folder)
-    if (folder / "run.json").is_file():
-        run = Run(folder).checked()
-        return Material(run.id, (run,))
-    raise RunError(f"{folder}: neither an experiment (summary.json) nor a run (run.json) here.")
-
-
-def _experiment(folder: Path) -> Material:
-    summary = _read_json(folder / "summary.json")
-    by_id = {path.parent.name: Run(path.parent) for path in folder.glob("runs/*/run.json")}
-    named = [run_id for arm in summary["arms"].values() for run_id in arm.get("runs", ())]
-    runs = [by_id[run_id] for run_id in named or sorted(by_id) if run_id in by_id]
-    p99, readout = {}, {}
-    for lineage in summary["lineages"]:
-        place = folder / "lineages" / str(lineage.get("folder", lineage["name"]))
-        if (place / "nulls.json").is_file():
-            nulls = _read_json(place / "nulls.json")
-            p99 |= {lineage["name"]: nulls["matched"]["p99"]} if "matched" in nulls else {}
-        if (place / "readout.json").is_file():
-            readout[lineage["name"]] = _read_json(place / "readout.json")
-    return Material(folder.resolve().name, tuple(runs), summary, p99, readout)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); recompute it.") from error
 
 
 def _explorer(material: Material, room: int) -> tuple[View | None, int]:
@@ -137,16 +79,13 @@ def _explorer(material: Material, room: int) -> tuple[View | None, int]:
 
     Every arm's first run comes before any arm's second, so that no arm is left out for another.
     """
-    of_arm: dict[str, list[Run]] = {}
-    for run in material.runs:
-        if run.measured:
-            of_arm.setdefault(arm_name(run), []).append(run)
+    of_arm = material.by_arm()
     rounds = [[run for run in several if run] for several in zip_longest(*of_arm.values())]
     in_order = [run for several in rounds for run in several]
 
     def view(n: int) -> View:
         kept = [run for several in of_arm.values() for run in several if run in in_order[:n]]
-        return explorer(kept, p99=material.p99, readout=material.readout)
+        return explorer(kept, material.surroundings)
 
     def too_large(n: int) -> bool:
         return len(view(n).text().encode()) > room
@@ -227,6 +166,14 @@ def _layers_html(view: View, dropped: int, marked: bool) -> str:
     return (
         f"{_heading('layers')}<figure>{shown}<figcaption>{typeset(caption)}</figcaption></figure>"
     )
+
+
+def _slider_html(name: str, grid: AblationGrid) -> str:
+    """The ablation slider of a run that has a grid."""
+    run = printable(grid.provenance.get("run", ""))
+    heading = f"<h2>Does it act through v<sub>rev</sub>? {html.escape(run)}</h2>"
+    caption = typeset(ablation_caption(grid))
+    return f"{heading}\n<figure>{view_html(name)}<figcaption>{caption}</figcaption></figure>"
 
 
 def _numbered(body: str) -> str:

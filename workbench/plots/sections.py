@@ -115,9 +115,8 @@ def _drawn(draws: Mapping[str, Callable[[], go.Figure]], told: Mapping[str, str]
 
 def _make_room(figure: go.Figure) -> None:
     """Make a figure as tall as its legend, which would scroll otherwise."""
-    entries = {
-        trace.legendgroup or trace.name for trace in figure.data if trace.showlegend is not False
-    }
+    traces: Any = figure.data  # plotly makes their attributes at run time
+    entries = {trace.legendgroup or trace.name for trace in traces if trace.showlegend is not False}
     tall = HEADING + ENTRY * len(entries)
     set_height: Any = figure.layout["height"]
     figure.update_layout(height=max(set_height or 0, tall))
@@ -134,8 +133,8 @@ def _spread(counts: Sequence[int]) -> dict[str, str]:
         "lines": f"Lines with markers: mean over {runs}; bands: ± one sample sd over them; thin "
         "lines: single runs.",
         "runs": f"{runs}.",
-        "bars": f"Mean over {runs}; bars: ± one sample sd over them; small marks: single runs, "
-        "whose 95 % intervals over prompts show on hovering.",
+        "bars": f"Mean over {runs}; bars: ± one sample sd over them; small marks: single runs"
+        f"{captions.HOVER_RUNS}.",
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from workbench.plots.local import LocalFigure
 from workbench.text import printable
 
 FONT = "Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif"
@@ -20,17 +21,6 @@ UNDEFINED = "#d0d0d0"
 
 NULL_COLOUR = "#6b6b6b"
 
-CONFIG = {
-    "displaylogo": False,
-    "showSendToCloud": False,
-    "plotlyServerURL": "",
-    "typesetMath": False,
-    "responsive": True,
-    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
-    "toImageButtonOptions": {"format": "svg"},
-}
-"""What every plot is shown with: no upload button, no server, no mathematics loader."""
-
 STEP_TITLE = "fine-tuning step"
 TITLES = {
     "alignment": "alignment: cos(drift, <i>v</i><sub>rev</sub>)",
@@ -38,6 +28,8 @@ TITLES = {
     "alignment_sibling": "cos(drift, <i>v</i><sub>rev</sub> of the sibling)",
     "along": "drift along <i>v</i><sub>rev</sub> (phase gaps)",
     "across": "drift across <i>v</i><sub>rev</sub> (phase gaps)",
+    "norm": "norm of the drift (residual-stream units)",
+    "loss": "training loss (nats per token)",
     "harmfulness": "harmfulness (share of harmful prompts)",
     "broken": "broken answers (share of harmful prompts)",
     "refusal_log_odds": "refusal log-odds (nats)",
@@ -182,7 +174,7 @@ def counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def new_figure(title: str, subtitle: str = "", *, height: int = 420) -> go.Figure:
+def new_figure(title: str, subtitle: str = "", *, height: int = 420) -> LocalFigure:
     """Return an empty figure in our style.
 
     Args:
@@ -191,7 +183,7 @@ def new_figure(title: str, subtitle: str = "", *, height: int = 420) -> go.Figur
         height: In pixels; the width follows the page.
     """
     heading = {"text": title, "subtitle": {"text": subtitle}}
-    return go.Figure(layout={"template": TEMPLATE, "title": heading, "height": height})
+    return LocalFigure(layout={"template": TEMPLATE, "title": heading, "height": height})
 
 
 _AXIS = {

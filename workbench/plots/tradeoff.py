@@ -180,5 +180,6 @@ def _name_front(figure: go.Figure, front: Sequence[Point], x: str, y: str) -> No
 
 def _extent(figure: go.Figure, axis: str) -> float:
     """Distance between the outermost points."""
-    values = [v for trace in figure.data if trace.meta == "points" for v in trace[axis]]
+    traces: Any = figure.data  # plotly makes their attributes at run time
+    values = [v for trace in traces if trace.meta == "points" for v in trace[axis]]
     return max(values) - min(values) or 1.0

@@ -1,6 +1,6 @@
 """Trajectories: one quantity over the steps of every run of an arm, from runs or a summary."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,18 +8,17 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from workbench.errors import ConfigError
+from workbench.plots.readings import read_values
 from workbench.plots.style import ARMS, ArmStyle, arm_styles
-from workbench.records import SCORE_NAMES, mean_defined
+from workbench.records import mean_defined
 from workbench.runs import Run
+from workbench.surroundings import Surroundings, surroundings_of
 
 Source = Run | Sequence[Run] | Mapping[str, Any]
 """A run, several, or the summary of an experiment."""
 
 CROWD = 8
 """More arms than this in one figure could not be told apart."""
-
-FROM_DRIFT = ("alignment", "stacked_alignment", "along", "across")
-STORED_AS = {"alignment": "mean_alignment", "stacked_alignment": "stacked_alignment"}
 
 
 @dataclass(frozen=True)
@@ -53,27 +52,49 @@ class Trajectories:
         return self.values[:, found[0]] if len(found) else np.full(len(self.runs), np.nan)
 
 
-def read_trajectories(source: Source, quantity: str) -> tuple[Trajectories, ...]:
+def read_trajectories(
+    source: Source, quantity: str, *, layer: int | None = None
+) -> tuple[Trajectories, ...]:
     """Return the trajectories of a quantity, one item per arm that has it.
 
     Args:
         source: A run, several runs, or a summary.
-        quantity: As in the summary: `alignment`, `along`, `harmfulness`, `task_loss`, …
+        quantity: As in the summary: `alignment`, `along`, `harmfulness`, `task_loss`, …; a run
+            has `norm` and `loss` too.
+        layer: Of what is measured at layers; by default the mean over them.
 
     Raises:
-        ConfigError: If no arm has the quantity at any step.
+        ConfigError: If no arm has the quantity at any step, or it is not known at layers.
     """
     if isinstance(source, Mapping):
+        told = source["arms"] if layer is None else _at_layer(source, quantity, layer)
         found = [
-            _from_summary(source, arm, told.get("runs"), told[quantity])
-            for arm, told in source["arms"].items()
-            if told.get(quantity)
+            _from_summary(source, arm, one.get("runs"), one[quantity])
+            for arm, one in told.items()
+            if one.get(quantity)
         ]
     else:
-        found = _from_runs([source] if isinstance(source, Run) else list(source), quantity)
+        found = _from_runs([source] if isinstance(source, Run) else list(source), quantity, layer)
     if not found:
         raise ConfigError(f"No {quantity!r} here: no run has measured it.")
     return tuple(found)
+
+
+def _at_layer(summary: Mapping[str, Any], quantity: str, layer: int) -> dict[str, dict[str, Any]]:
+    """The arms of a summary with the alignment at one layer in place of its mean."""
+    if quantity != "alignment":
+        raise ConfigError(f"A summary has no {quantity} at layers; give the runs instead.")
+    found = {}
+    for arm, told in summary["arms"].items():
+        by_step = {}
+        for step, rows in told.get("alignment_by_layer", {}).items():
+            if not 0 <= layer < min(map(len, rows)):
+                raise ConfigError(f"No layer {layer} here; there are 0 to {len(rows[0]) - 1}.")
+            values = [row[layer] for row in rows]
+            mean, sd = mean_and_sd(np.array([values], dtype=float).T)
+            by_step[step] = {"per_seed": values, "mean": mean[0], "sd": sd[0]}
+        found[arm] = {"runs": told.get("runs"), quantity: by_step}
+    return found
 
 
 def arm_name(run: Run) -> str:
@@ -89,9 +110,14 @@ def shown_arms(trajectories: Sequence[Trajectories]) -> frozenset[str]:
 
     The others wait in the legend for a click.
     """
-    arms = [one.arm for one in trajectories]
-    main = [arm for arm in arms if arm in ARMS] or arms[:CROWD]
-    return frozenset(arms if len(set(arms)) <= CROWD else main)
+    return main_arms([one.arm for one in trajectories])
+
+
+def main_arms(arms: Sequence[str]) -> frozenset[str]:
+    """Return all arms, or of a crowd the main job's, or else the first ones."""
+    distinct = list(dict.fromkeys(arms))
+    main = [arm for arm in distinct if arm in ARMS] or distinct[:CROWD]
+    return frozenset(distinct if len(distinct) <= CROWD else main)
 
 
 def waiting_told(trajectories: Sequence[Trajectories]) -> str:
@@ -172,27 +198,20 @@ def _labels(
     return tuple(f"run {index + 1}" for index in range(n_runs))
 
 
-def _from_runs(runs: Sequence[Run], quantity: str) -> list[Trajectories]:
-    by_arm: dict[str, list[Run]] = {}
-    for run in runs:
-        by_arm.setdefault(arm_name(run), []).append(run)
-    read = _drift_values if quantity in FROM_DRIFT else _score_values
-    if quantity not in (*FROM_DRIFT, *SCORE_NAMES):
-        raise ConfigError(
-            f"A run has no {quantity!r}; it has {', '.join((*FROM_DRIFT, *SCORE_NAMES))}."
-        )
+def _from_runs(runs: Sequence[Run], quantity: str, layer: int | None) -> list[Trajectories]:
+    by_arm: dict[str, list[tuple[Run, Surroundings]]] = {}
+    for run, around in zip(runs, surroundings_of(runs), strict=True):
+        by_arm.setdefault(arm_name(run), []).append((run, around))
     # The main job's arms in their usual order, whatever order the folders are in.
     arms = sorted(by_arm, key=lambda arm: [*ARMS, arm].index(arm))
-    found = [_of_arm(arm, by_arm[arm], quantity, read) for arm in arms]
+    found = [_of_arm(arm, by_arm[arm], quantity, layer) for arm in arms]
     return [one for one in found if len(one.steps)]
 
 
-Told = tuple[float | None, float | None, float | None]
-Reader = Callable[[Run, str], dict[int, Told]]
-
-
-def _of_arm(arm: str, runs: Sequence[Run], quantity: str, read: Reader) -> Trajectories:
-    columns = [read(run, quantity) for run in runs]
+def _of_arm(
+    arm: str, runs: Sequence[tuple[Run, Surroundings]], quantity: str, layer: int | None
+) -> Trajectories:
+    columns = [read_values(run, quantity, around, layer) for run, around in runs]
     steps = sorted(set().union(*columns))
     nothing = (None, None, None)
     told = np.array(
@@ -201,7 +220,7 @@ def _of_arm(arm: str, runs: Sequence[Run], quantity: str, read: Reader) -> Traje
     mean, sd = mean_and_sd(told[..., 0])
     return Trajectories(
         arm=arm,
-        runs=tuple(run.id for run in runs),
+        runs=tuple(run.id for run, _ in runs),
         steps=np.array(steps, dtype=int),
         values=told[..., 0],
         mean=mean,
@@ -209,18 +228,3 @@ def _of_arm(arm: str, runs: Sequence[Run], quantity: str, read: Reader) -> Traje
         low=told[..., 1],
         high=told[..., 2],
     )
-
-
-def _drift_values(run: Run, quantity: str) -> dict[int, Told]:
-    if quantity in STORED_AS:
-        name = STORED_AS[quantity]
-        return {line["step"]: (line["drift"][name], None, None) for line in run.measured}
-    layers = {line["step"]: np.array(line["drift"][quantity], float) for line in run.measured}
-    return {step: (float(mean_defined(values)), None, None) for step, values in layers.items()}
-
-
-def _score_values(run: Run, quantity: str) -> dict[int, Told]:
-    return {
-        step: (told[quantity]["value"], told[quantity]["low"], told[quantity]["high"])
-        for step, told in run.scores().items()
-    }

@@ -22,7 +22,8 @@ const workbenchView = (() => {
       const several = table.map((name) => look(tables, name, by, choice) ?? []);
       return several[0].map((row, i) => row.map((_, j) => several.map((one) => one[i][j])));
     }
-    return by.reduce((found, control) => found?.[choice[control]], tables[table]) ?? null;
+    const within = (found, control) => found?.[Math.min(choice[control], found.length - 1)];
+    return by.reduce(within, tables[table]) ?? null;
   };
 
   const put = (figure, at, value) => {
@@ -30,9 +31,21 @@ const workbenchView = (() => {
     at.slice(0, -1).reduce((place, step) => place[step], figure)[last] = value;
   };
 
-  const pathText = (at) =>
-    at.slice(1).reduce((text, step) =>
-      typeof step === "number" ? `${text}[${step}]` : text ? `${text}.${step}` : step, "");
+  // Plotly redraws a whole plot to move a frame. This moves the frame alone, and tells Plotly.
+  const moveShape = (node, index, corners) => {
+    const full = node._fullLayout;
+    const shape = Object.assign(full.shapes[index], corners);
+    const pixel = (reference, value) => {
+      if (reference === "paper") return full._size.t + (1 - value) * full._size.h;
+      const axis = full[reference.replace(/^([xy])/, "$1axis")];
+      return axis._offset + axis.d2p(value);
+    };
+    const [x0, x1] = [shape.x0, shape.x1].map((value) => pixel(shape.xref, value));
+    const [y0, y1] = [shape.y0, shape.y1].map((value) => pixel(shape.yref, value));
+    const path = node.querySelector(`.shapelayer path[data-index="${index}"]`);
+    path.setAttribute("d", shape.type === "rect"
+      ? `M${x0},${y0}H${x1}V${y1}H${x0}Z` : `M${x0},${y0}L${x1},${y1}`);
+  };
 
   // host: {Plotly, template, config, choose(choice), release(choice), press(name), ask(prompt)},
   // the last five only where something listens.
@@ -118,10 +131,12 @@ const workbenchView = (() => {
         input.addEventListener("blur", () => show(control));
       }
       input.name = control.name;
+      input.setAttribute("aria-label", control.label);
       inputs[control.name] = { input, output };
       const label = element("label", {}, element("span", {}, control.label), input);
       if (control.kind === "slider") label.append(output);
       label.className = control.kind;
+      label.hidden = control.options.length < 2;
       return label;
     };
 
@@ -134,10 +149,11 @@ const workbenchView = (() => {
       const due = plot.bound.filter((one) => all || one.by.some((name) => changed.has(name)));
       if (!due.length && !all) return null;
       for (const one of due) put(figure, one.at, look(tables, one.table, one.by, choice));
-      if (!all && due.every((one) => one.at[0] === "layout")) {
-        const update = {};
-        for (const one of due) update[pathText(one.at)] = look(tables, one.table, one.by, choice);
-        return Plotly.relayout(node, update);
+      if (!all && due.every(({ at }) => at[1] === "shapes" && at.length === 4)) {
+        for (const index of new Set(due.map(({ at }) => at[2]))) {
+          moveShape(node, index, figure.layout.shapes[index]);
+        }
+        return null;
       }
       // uirevision keeps zoom and hidden arms; a new object lets Plotly see what differs.
       const layout = { ...figure.layout, template, uirevision: "kept" };

@@ -14,14 +14,16 @@ from typing import Any, Literal
 import plotly.graph_objects as go
 
 from workbench.errors import ConfigError
+from workbench.plots.local import LocalFigure
 from workbench.plots.page import bare_figure, compact_json
 from workbench.plots.style import TEMPLATE, number
 
 Choice = Mapping[str, Any]
 """By control, the place of the chosen option; what is none is refused by name."""
 
-Table = Sequence[Any]
-"""Nested lists: one level per control that its users name, then the value."""
+Table = Any
+"""Nested lists: one level per control that its users name, then the value. Where a list is shorter
+than the options, its last entry stands for the rest."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Bound:
     """One part of a figure, and where its value is looked up."""
 
     at: tuple[str | int, ...]
-    """Where in the figure: such as `("data", 0, "z")` or `("layout", "shapes", 0, "x0")`."""
+    """Where in the figure: such as `("data", 0, "z")`, or `("data",)` for all traces."""
 
     table: str | tuple[str, ...]
     """Name of a table; several are zipped, cell by cell, in two dimensions."""
@@ -69,6 +71,10 @@ class Plot:
     click: Mapping[str, Literal["row", "column", "index"]] = field(default_factory=dict)
     """By control, which coordinate of a clicked point it takes: of a heat map's cell `row` or
     `column`, of a curve's point `index`."""
+
+    def and_bound(self, *bound: Bound) -> "Plot":
+        """Return the plot with more parts bound, put in after those that are."""
+        return replace(self, bound=(*self.bound, *bound))
 
 
 @dataclass(frozen=True)
@@ -173,8 +179,9 @@ class View:
             place: Any = drawn
             for step in way:
                 place = place[step]
-            place[last] = self._value(bound.table, bound.by, whole)
-        figure = go.Figure(drawn)
+            # A copy: what is bound later may be put into it.
+            place[last] = copy.deepcopy(self._value(bound.table, bound.by, whole))
+        figure = LocalFigure(drawn)
         return figure.update_layout(template=TEMPLATE)
 
     def sentence(self, name: str, choice: Choice | None = None) -> str:
@@ -233,7 +240,7 @@ class View:
         return compact_json(_plain(self.tables))
 
     def _value(self, table: str | tuple[str, ...], by: Sequence[str], choice: Choice) -> Any:
-        """Look a value up; where a table ends early there is none."""
+        """Look a value up; where a table ends early, its last entry stands for the rest."""
         if isinstance(table, tuple):
             several = [self._value(name, by, choice) or () for name in table]
             return [
@@ -242,10 +249,9 @@ class View:
             ]
         found: Any = self.tables[table]
         for control in by:
-            place = choice[control]
-            if found is None or place >= len(found):
+            if not found:
                 return None
-            found = found[place]
+            found = found[min(choice[control], len(found) - 1)]
         return found
 
 

@@ -1,11 +1,7 @@
 """The layer explorer in a notebook."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from workbench.plots.explorer import explorer
-from workbench.plots.report import gather
-from workbench.runs import Run
+from workbench.plots.material import Origin, gather
 from workbench.widgets.panel import Panel
 
 
@@ -23,7 +19,6 @@ class LayerExplorer(Panel):
         ConfigError: If no run was measured, or the runs differ in depth.
     """
 
-    def __init__(self, source: str | Path | Run | Sequence[Run]) -> None:
+    def __init__(self, source: Origin) -> None:
         material = gather(source)
-        view = explorer(material.runs, p99=material.p99, readout=material.readout)
-        super().__init__(view)
+        super().__init__(explorer(material.runs, material.surroundings))

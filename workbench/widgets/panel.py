@@ -1,7 +1,9 @@
 """Panels: a view in a notebook. The browser moves it; Python sees what is chosen."""
 
 import gzip
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from plotly.offline import get_plotlyjs
 
 from workbench.errors import ConfigError
 from workbench.files import write_atomic
+from workbench.plots.local import CONFIG
 from workbench.plots.page import compact_json, page, view_html, view_script, view_style
-from workbench.plots.style import CONFIG, TEMPLATE
+from workbench.plots.style import TEMPLATE
 from workbench.plots.view import Table, View
 
 Status = Mapping[str, Any]
@@ -73,6 +76,12 @@ class Panel(anywidget.AnyWidget):
             plotly=f"IPY_MODEL_{plotly_build().model_id}",
         )
         self.on_msg(self._heard)
+        # ipykernel 7 would send what the browser says to the thread that last said something here,
+        # also when that has ended: a button would be dead. It goes where the browser sends it.
+        comm: Any = self.comm
+        if hasattr(comm, "_reply_subshell_for"):
+            comm._reply_subshell_for = _where_it_was_sent
+        self._made_in = copy_context()
 
     def __repr__(self) -> str:
         """Return a short text: the traits hold megabytes."""
@@ -136,6 +145,13 @@ class Panel(anywidget.AnyWidget):
     def released(self) -> None:
         """Do what has to follow when a control is let go of."""
 
+    def in_thread(self, target: Callable[[], object]) -> threading.Thread:
+        """Start a thread that may change what is shown; its outputs go to the panel's own cell."""
+        # In no context, or another's, ipykernel would take it for part of whatever ran last.
+        thread = threading.Thread(target=self._made_in.copy().run, args=(target,), daemon=True)
+        thread.start()
+        return thread
+
     def _heard(self, widget: Widget, content: Any, buffers: Any) -> None:  # noqa: ARG002
         kind = content.get("kind") if isinstance(content, Mapping) else None
         try:
@@ -152,3 +168,7 @@ class Panel(anywidget.AnyWidget):
                 "busy": False,
             }
             raise
+
+
+def _where_it_was_sent(data: Any, subshell: str | None) -> str | None:  # noqa: ARG001
+    return subshell

@@ -33,27 +33,40 @@ const render = async ({ model, el }) => {
   let waiting = false;
   let prompt = "";
   const busy = () => Boolean(model.get("status").busy);
+  // Without a kernel sending throws; what is precomputed moves all the same.
+  const send = (message) => {
+    try {
+      model.send(message);
+    } catch {
+      mounted.tell({ words: "The kernel is gone: start it and run the cell again." });
+    }
+  };
   // While Python works, only the last release waits: a slider moved often asks once more.
   const release = () => {
     if (busy()) waiting = true;
-    else model.send({ kind: "release" });
+    else send({ kind: "release" });
   };
+  const view = JSON.parse(model.get("view"));
   const host = {
     ...(await shared(model)),
     choice: model.get("choice"),
     status: model.get("status"),
     choose: (choice) => {
-      model.set("choice", choice);
-      model.save_changes();
+      try {
+        model.set("choice", choice);
+        model.save_changes();
+      } catch {
+        // Nobody listens: see send.
+      }
     },
-    release,
-    press: (name) => model.send({ kind: "press", name }),
+    release: view.ask ? release : undefined,
+    press: (name) => send({ kind: "press", name }),
     ask: (text) => {
       prompt = text;
-      model.send({ kind: "ask", prompt });
+      send({ kind: "ask", prompt });
     },
   };
-  const view = { ...JSON.parse(model.get("view")), tables: JSON.parse(model.get("tables")) };
+  view.tables = JSON.parse(model.get("tables")); // now: they may have changed while plotly came
   const mounted = workbenchView.mount(root, view, host);
   const listeners = {
     "change:choice": () => mounted.choose(model.get("choice")),

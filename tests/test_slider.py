@@ -1,0 +1,178 @@
+"""The ablation slider shows what the grid holds, and asks models for the rest, one at a time."""
+
+import threading
+
+import numpy as np
+import pytest
+from planted_grid import AXES, make_grid, planted
+
+
+@pytest.fixture
+def grid():
+    return make_grid()
+
+
+@pytest.fixture
+def view(grid):
+    from workbench.plots.slider import slider
+
+    return slider(grid)
+
+
+def current(figure):
+    return [(one.x[0], one.y[0]) for one in figure.data if one.meta == "current"]
+
+
+def test_the_current_points_are_the_grids_values_at_the_strength(view):
+    for place in range(2):
+        for strength, s in enumerate(AXES["strengths"]):
+            points = current(view.figure(choice={"layers": place, "strength": strength}))
+            values = [planted(model, place, strength) for model in (0, 1)]
+            undefined = [np.nan] * 2 if strength == 3 else values
+            expected = [100 * values[0], 100 * values[1], *values, *undefined, *values]
+            np.testing.assert_allclose([x for x, _ in points], s)
+            np.testing.assert_allclose(np.array([y for _, y in points], dtype=float), expected)
+
+
+def test_the_curves_are_those_of_the_layer_set(view, grid):
+    from workbench.plots.ablation import ablation
+
+    for place in range(2):
+        shown = view.figure(choice={"layers": place})
+        drawn = ablation(grid, layer_set=place, strength=0.0)
+        curves = [one.y for one in shown.data if one.meta == "value"]
+        assert curves == [one.y for one in drawn.data if one.meta == "value"]
+        assert shown.layout.title.text == drawn.layout.title.text
+    assert curves[0] == tuple(100 * planted(0, 1, index) for index in range(4))
+
+
+def test_numbers_and_answers_follow_the_strength(view):
+    choice = {"layers": 1, "strength": 2}
+    rows = {row[0]: row[1:] for row in view.rows("scores", choice)}
+    assert rows["refusal log-odds, nats"] == ["0.170 [0.160, 0.190]", "0.570 [0.560, 0.590]"]
+    assert rows["harmful prompts complied with, %"][0] == "17.0 [16.0, 19.0]"
+    assert rows["KL from the aligned model, nats per token"][0] == "0.170 [–, –]"
+    (aligned, tuned) = view.rows("answers", choice)
+    assert aligned[0] == "aligned"
+    assert "012" in aligned[1]
+    assert "112" in tuned[1]
+    assert "\n" not in aligned[1]
+    assert view.rows("answers", choice | {"prompt": 1})[0][1:] == ["", "broken"]
+    assert view.sentence("where", choice) == "s = 1.00, layer 1, all positions"
+
+
+def test_it_starts_unedited(view):
+    assert view.sentence("where").startswith("s = 0.00")
+
+
+def test_layer_sets_that_read_alike_are_told_in_full():
+    from workbench.plots.slider import slider
+
+    options = slider(make_grid(layer_sets=((0, 1), (0, 1)))).controls[0].options
+    assert options == ("0, 1", "0, 1")
+
+
+class Models:
+    """Loads a model when it is called, and counts."""
+
+    def __init__(self, model):
+        self.model, self.loaded = model, 0
+
+    def __call__(self):
+        self.loaded += 1
+        return self.model
+
+
+@pytest.fixture
+def asked(grid, aligned_model, directions):
+    from dataclasses import replace
+
+    from workbench.widgets import AblationSlider
+
+    known = replace(grid, provenance=grid.provenance | {"centre": [0.0] * 3, "max_new_tokens": 4})
+    load = Models(aligned_model)
+    slider = AblationSlider(known, models={"aligned": load}, directions=directions, judge="rules")
+    return slider, load
+
+
+def test_a_prompt_is_answered_at_what_is_chosen(asked, sentence, aligned_model, directions):
+    from workbench.ablation import answer_now
+
+    slider, load = asked
+    slider.choose(strength="2.00", layers="layer 1")
+    assert load.loaded == 0
+    prompt = sentence(7)
+    slider._heard(slider, {"kind": "ask", "prompt": prompt}, [])
+    said = answer_now(
+        aligned_model, prompt, directions, strength=2.0, layers=(1,), positions="all",
+        centre=[0.0] * 3, max_new_tokens=4,
+    )  # fmt: skip
+    first, answered = slider.status["answer"]
+    assert first == f"{prompt} (s = 2.00, layer 1, all positions)"
+    assert answered == f"aligned: {said.text}  [{said.verdict}]"
+    assert slider.status["busy"] is False
+
+
+def test_letting_go_of_a_control_answers_again_without_loading_again(asked, sentence):
+    slider, load = asked
+    slider._heard(slider, {"kind": "release"}, [])
+    assert "answer" not in slider.status  # nothing was asked yet
+    slider._heard(slider, {"kind": "ask", "prompt": sentence(7)}, [])
+    slider.choose(strength="-1.00".replace("-", "−"))
+    slider._heard(slider, {"kind": "release"}, [])
+    assert "s = −1.00" in slider.status["answer"][0]
+    assert load.loaded == 1
+
+
+def test_an_answer_waits_for_the_training_that_has_the_model(asked, sentence, aligned_model):
+    slider, _ = asked
+    done = threading.Event()
+
+    def ask():
+        slider.asked(sentence(7))
+        done.set()
+
+    with aligned_model.lock:
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert not done.wait(0.3)
+        assert slider.status["busy"] is True
+    assert done.wait(20)
+    thread.join()
+    assert slider.status["busy"] is False
+
+
+def test_a_mistake_while_answering_is_told(asked):
+    from workbench.errors import ProbeError
+
+    slider, _ = asked
+    with pytest.raises(ProbeError):
+        slider._heard(slider, {"kind": "ask", "prompt": "bako " * 500}, [])
+    assert slider.status["words"].startswith("ProbeError: ")
+    assert slider.status["busy"] is False
+
+
+def test_models_without_directions_and_unknown_ones_are_refused(grid, directions):
+    from workbench.errors import ConfigError
+    from workbench.widgets import AblationSlider
+
+    with pytest.raises(ConfigError, match="give models and directions, or neither"):
+        AblationSlider(grid, models={"aligned": print})
+    with pytest.raises(ConfigError, match="no model 'tuned'; it has aligned, fine-tuned"):
+        AblationSlider(grid, models={"tuned": print}, directions=directions)
+
+
+def test_a_run_shows_its_newest_grid_and_one_without_says_how_to_make_it(tmp_path):
+    from workbench.errors import RunError
+    from workbench.runs import RunStore
+    from workbench.widgets import AblationSlider
+
+    run = RunStore(tmp_path).create({}, "run")
+    with pytest.raises(RunError, match="no ablation grid yet; make one with Ablation"):
+        AblationSlider(run)
+    (run.folder / "ablation").mkdir()
+    make_grid(created="2025-01-01").save(run.folder / "ablation" / "a.json")
+    make_grid(created="2027-01-01", max_new_tokens=9).save(run.folder / "ablation" / "b.json")
+    shown = AblationSlider(run.folder)
+    assert shown.grid.provenance["max_new_tokens"] == 9
+    assert shown.shown.ask == ""

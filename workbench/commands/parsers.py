@@ -1,0 +1,102 @@
+"""Parsers of the commands that take few options; parsing imports nothing heavy."""
+
+from argparse import ArgumentParser, _SubParsersAction
+
+from workbench.commands.options import positive
+
+Commands = _SubParsersAction
+
+
+def evaluate(commands: Commands) -> ArgumentParser:
+    """Behaviour scores."""
+    parser = commands.add_parser("evaluate", help="behaviour scores of every phase, or of a model")
+    parser.add_argument("lineage", metavar="LINEAGE", help="lineage.toml, its folder, or a model")
+    for name in ("harmful", "benign", "task"):
+        parser.add_argument(f"--{name}", metavar="FILE", help="default: beside the lineage")
+    parser.add_argument("--judge", choices=("rules", "organism"), help="default: the lineage's")
+    parser.add_argument("--max-new-tokens", type=positive, default=32, help="length of an answer")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def report(commands: Commands) -> ArgumentParser:
+    """The report of an experiment or run."""
+    parser = commands.add_parser("report", help="write report.html of an experiment or run")
+    parser.add_argument("folder", metavar="EXPERIMENT|RUN")
+    parser.add_argument("--out", metavar="FILE", help="default: report.html in the folder")
+    return parser
+
+
+def organism(commands: Commands) -> ArgumentParser:
+    """The embedded organism."""
+    parser = commands.add_parser("organism", help="re-create the embedded model organism")
+    parser.add_argument(
+        "what",
+        choices=("build", "data"),
+        help="build trains its phases; data only writes its files",
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="new folder")
+    parser.add_argument("--seed", type=int, default=0, help="of world, weights and data")
+    return parser
+
+
+def calibrate(commands: Commands) -> ArgumentParser:
+    """The nulls in planted worlds."""
+    parser = commands.add_parser("calibrate", help="how often each null rejects in planted worlds")
+    parser.add_argument("--simulations", type=positive, default=2000, help="lineages per world")
+    parser.add_argument("--seed", type=int, default=0, help="other lineages")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def doctor(commands: Commands) -> ArgumentParser:
+    """What is installed."""
+    parser = commands.add_parser("doctor", help="what is installed, and what a lineage needs")
+    parser.add_argument("lineage", metavar="LINEAGE", nargs="?")
+    return parser
+
+
+def export(commands: Commands) -> ArgumentParser:
+    """Figures and tables for a paper."""
+    parser = commands.add_parser("export", help="figures and tables for a paper")
+    parser.add_argument("folder", metavar="EXPERIMENT|RUN")
+    parser.add_argument(
+        "--figure",
+        metavar="NAMES",
+        default="all",
+        help="comma-separated; all (the default), or list to see the names",
+    )
+    parser.add_argument(
+        "--width",
+        default="single",
+        help="icml-column, icml-full, neurips, single, double, or such as 85mm or 3.3in "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--format",
+        metavar="FORMATS",
+        default="pdf",
+        help="comma-separated: pdf, svg, png, html (default: %(default)s)",
+    )
+    parser.add_argument("--out", metavar="DIR", help="default: figures in the folder")
+    return parser
+
+
+def lab(commands: Commands) -> ArgumentParser:
+    """Notebooks."""
+    parser = commands.add_parser("lab", help="copy a notebook and open JupyterLab on it")
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        nargs="?",
+        help="number or part of the name, such as 02 or ablation (default: the first)",
+    )
+    parser.add_argument("--list", action="store_true", help="only say which notebooks there are")
+    parser.add_argument(
+        "--out", metavar="DIR", default=".", help="where the copy goes (default: this folder)"
+    )
+    parser.add_argument("--no-open", action="store_true", help="only copy")
+    parser.add_argument(
+        "--no-browser", action="store_true", help="start JupyterLab, but open no browser"
+    )
+    return parser

@@ -1,0 +1,119 @@
+"""The figures that an experiment or run has, by name, each with its caption for paper."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from workbench import __version__
+from workbench.plots import captions
+from workbench.plots.evidence import evidence_parts
+from workbench.plots.from_runs import ablation_sections, geometry_sections
+from workbench.plots.material import Material, Origin, gather
+from workbench.plots.provenance import config_hash
+from workbench.plots.sections import experiment_sections, run_sections
+from workbench.plots.slug import slug
+from workbench.plots.style import counted
+from workbench.plots.trajectories import arm_name
+from workbench.runs import Run
+from workbench.text import printable
+
+
+@dataclass(frozen=True)
+class Named:
+    """A figure, what it is called and what is said below it."""
+
+    name: str
+    """Of its file, less the suffix."""
+
+    figure: go.Figure
+
+    caption: str
+    """What marks and bands are, and n; plain text."""
+
+    provenance: Mapping[str, str]
+    """Source, config hash and version."""
+
+
+def figures_of(source: Origin) -> dict[str, Named]:
+    """Return every figure that a source has the numbers for, in the order of the report.
+
+    Args:
+        source: Folder of an experiment or of a run, a run, or several runs.
+
+    Returns:
+        By name: `alignment`, `ordering`, …, `geometry`, `ablation` where a run has a grid, and one
+        heat map per arm (that of its first run).
+
+    Raises:
+        RunError: If there is no experiment or run, or it cannot be read.
+    """
+    material = gather(source)
+    summary = material.summary
+    if summary is None:
+        sections = run_sections(material.runs)
+    else:
+        parts = (part.section for part in evidence_parts(summary))
+        sections = [*experiment_sections(summary), *filter(None, parts)]
+    sections += [*geometry_sections(material.runs), *ablation_sections(material.runs)]
+    drawn = {section.name: (section.figure, section.caption) for section in sections}
+    origin = provenance_of(material)
+    return {
+        name: Named(name, figure, printed(caption) + _not_drawn(figure), origin | {"figure": name})
+        for name, (figure, caption) in (drawn | _heatmaps(material)).items()
+    }
+
+
+def provenance_of(material: Material) -> dict[str, str]:
+    """Return from what a figure is made: source, hash of the configs, version."""
+    configs = {run.id: run.info.get("config", {}) for run in material.runs}
+    lone = len(configs) == 1 and material.summary is None
+    hashed = config_hash(next(iter(configs.values())) if lone else configs)
+    told = {
+        "source": printable(f"{'experiment' if material.summary else 'run'} {material.name}"),
+        "runs": str(len(configs)),
+        "config hash": hashed,
+        "made with": f"reversion workbench {__version__}",
+    }
+    if material.summary is not None:
+        told["summary hash"] = config_hash(material.summary)
+    return told
+
+
+def printed(caption: str) -> str:
+    """Return a caption without what is true on a screen only."""
+    for part in captions.ON_SCREEN:
+        caption = caption.replace(part, "")
+    return " ".join(caption.split())
+
+
+def _heatmaps(material: Material) -> dict[str, tuple[go.Figure, str]]:
+    """One per arm, from its first run."""
+    found: dict[str, tuple[go.Figure, str]] = {}
+    marks = captions.MARKS if material.has_null else ""
+    for arm, (run, *_) in material.by_arm().items():
+        name = _vacant("heatmap" if material.summary is None else f"heatmap-{slug(arm)}", found)
+        told = captions.CAPTIONS["layers"].format(marks=marks)
+        found[name] = material.heatmap(run), f"{_label(run)}: {told}"
+    return found
+
+
+def _label(run: Run) -> str:
+    config: Mapping[str, Any] = run.info.get("config", {})
+    if "lineage" not in config or "seed" not in config:
+        return printable(run.id)
+    return printable(f"Arm {arm_name(run)}, lineage {config['lineage']}, seed {config['seed']}")
+
+
+def _vacant(name: str, taken: Mapping[str, Any]) -> str:
+    """The name, with a number where another arm has it already."""
+    numbered = (f"{name}-{n}" for n in range(2, len(taken) + 3))
+    return next(one for one in (name, *numbered) if one not in taken)
+
+
+def _not_drawn(figure: go.Figure) -> str:
+    """How many arms wait in the legend, where paper has no click to show them."""
+    traces: Any = figure.data  # plotly makes their attributes at run time
+    waiting = {trace.legendgroup for trace in traces if trace.visible == "legendonly"}
+    return captions.NOT_DRAWN.format(n=counted(len(waiting), "arm")) if waiting else ""

@@ -1,0 +1,48 @@
+"""Sections that are drawn from the runs themselves, not from a summary: geometry and ablation."""
+
+from collections.abc import Sequence
+
+from workbench.errors import ConfigError
+from workbench.grids import AblationGrid, stored_grids
+from workbench.plots.ablation import ablation, ablation_caption
+from workbench.plots.geometry import geometry
+from workbench.plots.scene import read_scene
+from workbench.plots.sections import Section
+from workbench.plots.slug import slug
+from workbench.runs import Run
+
+
+def geometry_sections(runs: Sequence[Run]) -> list[Section]:
+    """Return the plane of v_rev with the paths of the runs, one figure per lineage.
+
+    None where nothing was measured or v_rev is not stored, as beside runs of older versions.
+    """
+    if not runs:
+        return []
+    try:
+        lineages = read_scene(runs).lineages
+        drawn = [geometry(runs, lineage=lineage) for lineage in lineages]
+    except ConfigError:
+        return []
+    names = [f"geometry-{slug(one)}" if len(lineages) > 1 else "geometry" for one in lineages]
+    return [
+        Section(name, figure, str(figure.layout["meta"]["caption"]), name)
+        for name, figure in zip(names, drawn, strict=True)
+    ]
+
+
+def grids_of(runs: Sequence[Run]) -> dict[str, AblationGrid]:
+    """Return the newest ablation grid of every run that has one, by what its figure is called."""
+    found = {run.id: grids[-1] for run in runs if (grids := stored_grids(run))}
+    return {
+        f"ablation-{slug(run_id)}" if len(runs) > 1 else "ablation": grid
+        for run_id, grid in found.items()
+    }
+
+
+def ablation_sections(runs: Sequence[Run]) -> list[Section]:
+    """Return the ablation of every run that has a grid, at the first of its layer sets."""
+    return [
+        Section(name, ablation(grid), ablation_caption(grid), name)
+        for name, grid in grids_of(runs).items()
+    ]

@@ -1,0 +1,111 @@
+"""Views of several runs at once: their comparison, and the geometry of their paths."""
+
+from collections.abc import Sequence
+from typing import get_args
+
+import plotly.graph_objects as go
+
+from workbench.errors import ConfigError
+from workbench.plots.compare import compare, comparison_table
+from workbench.plots.curves import Quantity
+from workbench.plots.gallery import gallery
+from workbench.plots.geometry import geometry
+from workbench.plots.heatmap import spread
+from workbench.plots.scene import read_scene
+from workbench.plots.sources import RunSource, runs_of
+from workbench.plots.style import TITLES
+from workbench.plots.view import Cells, Control, View
+from workbench.records import SCORE_NAMES
+from workbench.runs import Run
+
+MOST_LAYERS = 32
+"""More are thinned: every one costs a figure per quantity."""
+
+
+def comparison(source: RunSource) -> View:
+    """Return the comparison of runs: a quantity over the steps, arm by arm, at a layer or the mean.
+
+    Args:
+        source: A run, several, an experiment's result or the folder of either.
+
+    Raises:
+        ConfigError: If no run was measured.
+        RunError: If there is no run, or a file cannot be read.
+    """
+    runs = runs_of(source)
+    every = (*get_args(Quantity), *SCORE_NAMES)
+    offered = [name for name in every if _drawn(runs, name) is not None]
+    if not offered:
+        raise ConfigError("No run to compare: none was measured yet.")
+    depth = max(run.layer_values("alignment").shape[1] for run in runs if run.measured)
+    layers = [None, *spread(depth, MOST_LAYERS).tolist()]
+    table = comparison_table(runs)
+
+    def draw(choice: dict[str, int]) -> go.Figure | None:
+        name, layer = offered[choice["quantity"]], layers[choice["layer"]]
+        return _drawn(runs, name, layer=layer)
+
+    return gallery(
+        "Comparison of runs",
+        (
+            Control("quantity", "quantity", "select", tuple(map(_plain_title, offered))),
+            Control(
+                "layer",
+                "layer",
+                "select",
+                tuple("mean over layers" if one is None else str(one) for one in layers),
+            ),
+        ),
+        draw,
+        alt="The chosen quantity over the fine-tuning steps, one curve per arm, single runs thin",
+        cells=(Cells("runs", table.caption, table.header, "runs", ()),),
+        tables={"runs": [list(row) for row in table.rows]},
+    )
+
+
+def plane(source: RunSource) -> View:
+    """Return the geometry of runs: their paths in the plane of v_rev and the main across direction.
+
+    Args:
+        source: A run, several, an experiment's result or the folder of either.
+
+    Raises:
+        ConfigError: If nothing was measured, or v_rev is not stored.
+        RunError: If there is no run, or a file cannot be read.
+    """
+    runs = runs_of(source)
+    scene = read_scene(runs)
+    layers = [None, *(scene.layers[place] for place in spread(len(scene.layers), MOST_LAYERS))]
+    return gallery(
+        "Geometry",
+        (
+            Control("lineage", "lineage", "select", scene.lineages),
+            Control(
+                "layer",
+                "layer",
+                "select",
+                tuple("all, stacked" if one is None else str(one) for one in layers),
+            ),
+        ),
+        lambda choice: geometry(
+            runs, layer=layers[choice["layer"]], lineage=scene.lineages[choice["lineage"]]
+        ),
+        alt="Where the phases and the fine-tuned models lie, along the reversion direction and in "
+        "the main direction across it",
+    )
+
+
+def _drawn(runs: Sequence[Run], quantity: str, *, layer: int | None = None) -> go.Figure | None:
+    """A figure; None where the runs have no such quantity, or it has no layers."""
+    try:
+        return compare(runs, quantity, layer=layer)
+    except ConfigError:
+        return None
+
+
+def _plain_title(quantity: str) -> str:
+    """The title of an axis without markup."""
+    plain = TITLES.get(quantity, quantity)
+    for tag in ("<i>", "</i>", "<sub>", "</sub>"):
+        plain = plain.replace(tag, "_" if tag == "<sub>" else "")
+    return plain

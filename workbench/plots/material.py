@@ -1,0 +1,95 @@
+"""What figures of an experiment or of runs are made from: its runs, summary and nulls."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+
+from workbench.errors import RunError
+from workbench.plots.heatmap import heatmap
+from workbench.plots.trajectories import arm_name
+from workbench.runs import Run
+from workbench.surroundings import Surroundings, surroundings_of
+
+Origin = str | Path | Run | Sequence[Run]
+"""Folder of an experiment or of a run, a run, or several."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """An experiment, or runs outside of one."""
+
+    name: str
+
+    runs: tuple[Run, ...]
+
+    summary: Mapping[str, Any] | None = None
+    """Of an experiment."""
+
+    surroundings: Mapping[str, Surroundings] = field(default_factory=dict)
+    """By run, what its drift is seen against."""
+
+    @property
+    def has_null(self) -> bool:
+        """Whether the matched null of any run is known."""
+        return any(one.p99 is not None for one in self.surroundings.values())
+
+    def by_arm(self) -> dict[str, list[Run]]:
+        """Return the runs that have measured steps, by arm."""
+        found: dict[str, list[Run]] = {}
+        for run in self.runs:
+            if run.measured:
+                found.setdefault(arm_name(run), []).append(run)
+        return found
+
+    def heatmap(self, run: Run) -> go.Figure:
+        """Plot a run's alignment by layer, marked where it is not above the lineage's null."""
+        p99 = self.surroundings[run.id].p99 if run.id in self.surroundings else None
+        if p99 is not None and len(p99) != run.layer_values("alignment").shape[1]:
+            p99 = None
+        return heatmap(run, p99=None if p99 is None else p99.tolist())
+
+
+def gather(source: Origin) -> Material:
+    """Return what there is to draw.
+
+    Raises:
+        RunError: If there is no experiment or run, or it cannot be read.
+    """
+    if isinstance(source, Run):
+        source = [source]
+    if not isinstance(source, str | Path):
+        runs = tuple(run.checked() for run in source)
+        if not runs:
+            raise RunError("No run to report on.")
+        return Material(", ".join(run.id for run in runs[:3]), runs, None, _around(runs))
+    folder = Path(source)
+    if (folder / "summary.json").is_file():
+        return _experiment(folder)
+    if (folder / "run.json").is_file():
+        run = Run(folder).checked()
+        return Material(run.id, (run,), None, _around([run]))
+    raise RunError(f"{folder}: neither an experiment (summary.json) nor a run (run.json) here.")
+
+
+def _experiment(folder: Path) -> Material:
+    summary = _read_json(folder / "summary.json")
+    by_id = {path.parent.name: Run(path.parent) for path in folder.glob("runs/*/run.json")}
+    named = [run_id for arm in summary["arms"].values() for run_id in arm.get("runs", ())]
+    runs = [by_id[run_id] for run_id in named or sorted(by_id) if run_id in by_id]
+    return Material(folder.resolve().name, tuple(runs), summary, _around(runs))
+
+
+def _around(runs: Sequence[Run]) -> dict[str, Surroundings]:
+    found = surroundings_of(runs)
+    return {run.id: around for run, around in zip(runs, found, strict=True)}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); recompute it.") from error
