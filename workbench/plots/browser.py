@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import logging
 import os
 from pathlib import Path
 from threading import Thread
@@ -55,6 +56,10 @@ class Browser:
     """
 
     def __init__(self) -> None:
+        # It logs a trace for a message that ends with the browser; what matters is raised here.
+        self._log = logging.getLogger("choreographer")
+        self._level = self._log.level
+        self._log.setLevel(logging.CRITICAL)
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -77,6 +82,7 @@ class Browser:
                 self._wait(self._kaleido.close())
             finally:
                 self._stop()
+                self._log.setLevel(self._level)
 
     def draw(self, figure: go.Figure, suffix: str) -> bytes:
         """Return a figure of fixed width and height (pixels) as `pdf`, `svg` or `png`.
