@@ -48,6 +48,8 @@ def add_phases(
             told += f" lies at<br>({', '.join(number(value, 1) for value in spots[name])})"
         elif quiet and quiet.holds(spot) and role != "aligned":
             told = ""
+        if told and role == "sibling" and abs(spot[0]) < 0.15 * frame.width:
+            told = f"<br>{told}"  # below the name of the aligned model, which it lies by
         figure.add_scatter(
             x=[spot[0]],
             y=[spot[1]],
@@ -75,7 +77,7 @@ def add_phases(
 def _beside(role: str, spot: Point, frame: Frame) -> str:
     """Where a phase's name stands: inside of the frame, off the ways."""
     if role == "sibling":
-        return "middle left"
+        return "bottom center"
     side = (spot[0] - frame.left) / frame.width
     across = "right" if side < 0.1 else "left" if side > 0.9 else "center"
     return f"{'top' if 0 < spot[1] < frame.top else 'bottom'} {across}"
