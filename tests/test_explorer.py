@@ -39,7 +39,7 @@ def test_the_map_shows_the_run_that_is_chosen(view, arm, seed):
     figure = view.figure("map", chosen(arm, seed))
     shown = np.array(figure.data[0].z, dtype=float)
     np.testing.assert_allclose(shown, planted_alignment(arm, seed).T)
-    assert list(figure.data[0].text[0]) == [str(step) for step in STEPS]
+    assert list(figure.data[0].text[0]) == [f"layer 0, step {step}" for step in STEPS]
 
 
 def test_the_curve_and_the_words_show_the_chosen_layer_and_step(view):
@@ -73,6 +73,25 @@ def test_the_readout_is_told_where_the_layer_has_one(view):
         ["lowers", "“sorry” −4.0"],
     ]
     assert view.rows("readout", {"layer": 0}) == []
+
+
+def test_layers_are_called_by_the_models_number_where_some_are_left_out(runs):
+    from workbench.plots.explorer import explorer
+    from workbench.surroundings import Surroundings
+
+    top = [[{"id": 1, "text": f"at{layer}", "change": 1.0}] for layer in (4, 7)]
+    readout = {"layers": [4, 7], "top": top, "bottom": top}
+    around = Surroundings(layers=(1, 4, 7, 9, 11), readout=readout)
+    view = explorer(runs, {run.id: around for run in runs})
+    assert next(c for c in view.controls if c.name == "layer").options == ("1", "4", "7", "9", "11")
+    choice = chosen("push", 0, layer=2, step=6)
+    value = planted_alignment("push", 0)[6, 2]
+    assert view.sentence("cell", choice).startswith(f"Layer 7, step 20: cos {value:.2f}")
+    assert view.rows("readout", choice)[0] == ["raises", "“at7” 1.0"]
+    assert view.rows("readout", {"layer": 0}) == []
+    figure = view.figure("map", choice)
+    assert figure.layout.yaxis.ticktext == ("1", "4", "7", "9", "11")
+    assert figure.data[0].text[2][6] == "layer 7, step 20"
 
 
 def test_an_undefined_cell_says_so(view):
@@ -125,7 +144,7 @@ def test_runs_of_different_depth_and_none_at_all_are_refused(runs, tmp_path):
     told = json.loads(line)
     told["drift"] = {k: v * 2 if isinstance(v, list) else v for k, v in told["drift"].items()}
     (other.folder / "records.jsonl").write_text(json.dumps(told) + "\n")
-    with pytest.raises(ConfigError, match=r"\[5, 10\] layers deep"):
+    with pytest.raises(ConfigError, match=r"at 5 \(0 to 4\) and 10 \(0 to 9\) layers"):
         explorer([runs[0], other])
 
 

@@ -27,6 +27,12 @@ def test_options_are_chosen_by_what_they_are_called(panel):
     np.testing.assert_allclose(shown, planted_alignment("push", 1).T)
 
 
+def test_a_figure_for_a_paper_says_what_it_shows(panel):
+    panel.choose(arm="push", layer=2, seed=1)
+    caption = panel.figure("curves").layout.meta["caption"]
+    assert caption.startswith("arm push, seed 1, layer 2, step 100. Layer 2, step 100: cos ")
+
+
 def test_what_cannot_be_chosen_is_refused_and_changes_nothing(panel):
     from workbench.errors import ConfigError
 
@@ -78,7 +84,7 @@ def test_no_upload_button_is_asked_for():
 
 def test_a_panel_is_saved_as_one_page_with_the_choice_made(panel, tmp_path):
     panel.choose(arm="block")
-    text = panel.save(tmp_path / "view.html").read_text()
+    text = panel.save(tmp_path / "new" / "view.html").read_text()
     assert 'data-view="view-data"' in text
     assert "&quot;arm&quot;: 1" in text
 

@@ -233,7 +233,7 @@ def test_heatmap_tells_the_other_readings_on_hovering(run):
     expected = [planted - 0.04, planted + 0.04]
     expected += [drift.along[layer], drift.across[layer], drift.norm[layer]]
     np.testing.assert_allclose(cells.customdata[layer][step], expected)
-    assert cells.text[layer][step] == str(STEPS[step])
+    assert cells.text[layer][step] == f"layer {layer}, step {STEPS[step]}"
 
 
 def test_heatmap_marks_what_is_undefined_and_what_is_within_the_null(run):

@@ -169,7 +169,7 @@ def test_equal_settings_have_equal_hashes():
 def test_every_figure_has_a_caption_and_a_text_for_who_cannot_see_it(page):
     plots = [attrs for _, attrs in page.tags if attrs.get("class") == "plot"]
     assert len(plots) == 8  # of which none is left out; those of the layer explorer are views
-    assert all(len(attrs["aria-label"]) > 40 and attrs["role"] == "img" for attrs in plots)
+    assert all(len(attrs["aria-label"]) > 40 and attrs["role"] == "group" for attrs in plots)
     tags = [tag for tag, _ in page.tags]
     assert tags.count("figcaption") == tags.count("figure") == 9
 
@@ -241,6 +241,20 @@ def test_heat_maps_without_room_are_left_out_and_counted(folder, report, tmp_pat
     assert f"{15 - kept} runs left out" in page.text
     # Every arm's first seed comes before any second one.
     assert len(tables["alignment"]) == len(ARMS)
+
+
+def test_runs_of_another_depth_have_an_explorer_of_their_own(folder, tmp_path):
+    from workbench.plots.report import write_report
+    from workbench.runs import RunStore
+
+    run = RunStore(folder / "runs").open("l0-block-1")
+    other = RunStore(tmp_path).create({}, "deep")
+    line = json.loads((run.folder / "records.jsonl").read_text().splitlines()[2])
+    line["drift"] = {k: v * 2 if isinstance(v, list) else v for k, v in line["drift"].items()}
+    (other.folder / "records.jsonl").write_text(json.dumps(line) + "\n")
+    page = Page(write_report([run, other], tmp_path / "out.html").read_text(encoding="utf-8"))
+    assert len(page.blocks["layers-data"]["tables"]["alignment"]) == 5
+    assert len(page.blocks["layers-2-data"]["tables"]["alignment"]) == 10
 
 
 @pytest.mark.parametrize("given", ["folder", "run", "several"])

@@ -20,7 +20,8 @@ def view(grid):
 
 
 def current(figure):
-    return [(one.x[0], one.y[0]) for one in figure.data if one.meta == "current"]
+    circles = [one for one in figure.layout.shapes if one.type == "circle"]
+    return [(one.xanchor, one.yanchor) for one in circles]
 
 
 def test_the_current_points_are_the_grids_values_at_the_strength(view):
@@ -34,12 +35,33 @@ def test_the_current_points_are_the_grids_values_at_the_strength(view):
             np.testing.assert_allclose(np.array([y for _, y in points], dtype=float), expected)
 
 
+def test_a_layer_set_without_intervals_moves_its_own_points(grid):
+    from dataclasses import replace
+
+    from workbench.plots.slider import slider
+
+    bare = {name: values.copy() for name, values in grid.scores.items()}
+    for values in bare.values():
+        values[:, 1, :, 1:] = np.nan
+    figure = slider(replace(grid, scores=bare)).figure(choice={"layers": 1, "strength": 0})
+    assert current(figure)[2] == (-1.0, planted(0, 1, 0))
+
+
+def test_the_caption_is_that_of_the_layer_set(view, grid):
+    from workbench.plots.ablation import ablation_caption
+
+    for place in range(2):
+        told = view.sentence("caption", {"layers": place})
+        assert told == ablation_caption(grid, layer_set=place)
+    assert "at layer 1, all positions" in told
+
+
 def test_the_curves_are_those_of_the_layer_set(view, grid):
     from workbench.plots.ablation import ablation
 
     for place in range(2):
         shown = view.figure(choice={"layers": place})
-        drawn = ablation(grid, layer_set=place, strength=0.0)
+        drawn = ablation(grid, layer_set=place)
         curves = [one.y for one in shown.data if one.meta == "value"]
         assert curves == [one.y for one in drawn.data if one.meta == "value"]
         assert shown.layout.title.text == drawn.layout.title.text
@@ -87,9 +109,11 @@ class Models:
 def asked(grid, aligned_model, directions):
     from dataclasses import replace
 
+    from workbench.grid_work import content_hash
     from workbench.widgets import AblationSlider
 
-    known = replace(grid, provenance=grid.provenance | {"centre": [0.0] * 3, "max_new_tokens": 4})
+    told = {"centre": [0.0] * 3, "max_new_tokens": 4, "directions": content_hash(directions)}
+    known = replace(grid, provenance=grid.provenance | told)
     load = Models(aligned_model)
     slider = AblationSlider(known, models={"aligned": load}, directions=directions, judge="rules")
     return slider, load
@@ -160,6 +184,38 @@ def test_models_without_directions_and_unknown_ones_are_refused(grid, directions
         AblationSlider(grid, models={"aligned": print})
     with pytest.raises(ConfigError, match="no model 'tuned'; it has aligned, fine-tuned"):
         AblationSlider(grid, models={"tuned": print}, directions=directions)
+
+
+def test_other_directions_and_other_models_than_the_grids_are_refused(
+    grid, directions, aligned_model
+):
+    from dataclasses import replace
+
+    from workbench.errors import ProvenanceError
+    from workbench.grid_work import content_hash
+    from workbench.widgets import AblationSlider
+
+    models = {"aligned": aligned_model}
+    with pytest.raises(ProvenanceError, match="not the directions that the grid was measured"):
+        AblationSlider(grid, models=models, directions=directions)
+    told = {"directions": content_hash(directions), "weights": ["0" * 64, None]}
+    known = replace(grid, provenance=grid.provenance | told)
+    slider = AblationSlider(known, models=models, directions=directions)
+    with pytest.raises(ProvenanceError, match="'aligned' has weights 000000000000, this model"):
+        slider._heard(slider, {"kind": "ask", "prompt": "bako"}, [])
+    assert "000000000000" in slider.status["words"]
+
+
+def test_its_figure_is_the_ablation_at_what_is_chosen(grid):
+    from workbench.widgets import AblationSlider
+
+    slider = AblationSlider(grid)
+    slider.choose(layers="layer 1", strength="1.00")
+    figure = slider.figure()
+    points = [one for one in figure.data if one.meta == "current"]
+    assert {one.x for one in points} == {(1.0,)}
+    assert points[0].y == (100 * planted(0, 1, 2),)
+    assert "at layer 1, all positions" in figure.layout.meta["caption"]
 
 
 def test_a_run_shows_its_newest_grid_and_one_without_says_how_to_make_it(tmp_path):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import lab
 import pytest
+from planted_grid import planted
 
 pytestmark = pytest.mark.browser
 
@@ -17,13 +18,29 @@ CELLS = (
     "directions = wb.fit_directions(held.lineage, held.fit)\n"
     "model = held.lineage.load_model(held.lineage.aligned)\n"
     "grid = make_grid(layer_sets=((0, 1, 2, 3), (1,)))\n"
-    "told = grid.provenance | {'centre': [0.0] * 4, 'max_new_tokens': 12}\n"
+    "from workbench.grid_work import content_hash\n"
+    "told = grid.provenance | {'centre': [0.0] * 4, 'max_new_tokens': 12,\n"
+    "                          'directions': content_hash(directions)}\n"
     "grid = dataclasses.replace(grid, provenance=told)",
     "slider = wb.AblationSlider(grid, models={'aligned': model}, directions=directions,\n"
     "                           judge='organism')\n"
     "slider",
     "print(slider.chosen)",
 )
+
+
+CIRCLES = """() => { const plot = document.querySelector(".workbench-plot");
+  const box = plot.getBoundingClientRect();
+  return plot._fullLayout.shapes.flatMap((shape, index) => {
+    if (shape.type !== "circle") return [];
+    const path = plot.querySelector(`.shapelayer path[data-index="${index}"]`);
+    const { left, top, width, height } = path.getBoundingClientRect();
+    const [xaxis, yaxis] = [shape.xref, shape.yref].map((one) =>
+      plot._fullLayout[one.replace(/^([xy])/, "$1axis")]);
+    return [[xaxis.p2d(left + width / 2 - box.left - xaxis._offset),
+             yaxis.p2d(top + height / 2 - box.top - yaxis._offset)]];
+  }); }"""
+"""Where the circles are seen, read back from pixels to values."""
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +66,11 @@ def test_the_current_points_move_with_the_slider(page):
     for place, s in ((3, 2.0), (0, -1.0)):
         strength.fill(str(place))
         wait_for(page, "[data-words='where']", f"s = {s:.2f}".replace("-", "−"))
-        points = [t for t in lab.traces(page, ".workbench-plot") if t["meta"] == "current"]
-        assert {tuple(point["x"]) for point in points} == {(s,)}
+        circles = page.evaluate(CIRCLES)
+        assert len(circles) == 8
+        values = [planted(model, 0, place) for model in (0, 1)]
+        for (x, y), value in zip(circles[:4], [100 * v for v in values] + values, strict=True):
+            assert (round(x, 2), round(y, 3)) == (s, pytest.approx(value, abs=0.05 * value))
 
 
 def test_a_prompt_is_answered_and_again_on_release(page):

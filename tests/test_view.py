@@ -80,6 +80,19 @@ def test_words_have_a_true_minus_and_a_dash_for_what_is_undefined(view):
     assert view.sentence("said", {"layer": 2}) == "block at 9: –"
 
 
+@pytest.mark.parametrize(
+    ("value", "text"), [(12345.678, "12346"), (34.157, "34.16"), (0.01234, "0.01234"), (0.0, "0")]
+)
+def test_a_number_of_any_size_has_its_significant_digits(view, value, text):
+    from dataclasses import replace
+
+    from workbench.plots.view import Field, Words
+
+    words = Words("said", "{value}", {"value": Field("value", ("layer",), significant=4)})
+    shown = replace(view, words=(words,)).with_tables({"value": [value]})
+    assert shown.sentence("said") == text
+
+
 def test_drawing_leaves_the_view_as_it_was(view):
     before = view.text()
     view.figure(choice={"arm": 0, "layer": 1})

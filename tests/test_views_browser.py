@@ -227,3 +227,44 @@ def test_a_saved_view_works_from_disk(browser, folder, tmp_path, kind):
         np.testing.assert_allclose(shown(tab.page), planted_alignment("push", 0).T, rtol=1e-4)
         assert tab.asked == [path.as_uri()]
         assert tab.wrong == []
+
+
+def drag_up(page, plot):
+    """Zoom into the middle of the y axis."""
+    left, top, width, height = page.evaluate(
+        f"(() => {{ const {{ left, top }} = {plot}.getBoundingClientRect(); "
+        f"const {{ l, t, w, h }} = {plot}._fullLayout._size; "
+        "return [left + l, top + t, w, h]; })()"
+    )
+    page.mouse.move(left + width / 2, top + 0.7 * height)
+    page.mouse.down()
+    page.mouse.move(left + width / 2, top + 0.3 * height, steps=8)
+    page.mouse.up()
+    page.wait_for_timeout(300)
+
+
+def test_what_is_hidden_stays_hidden_and_a_zoom_goes_with_its_quantity(browser, folder, tmp_path):
+    from workbench.widgets import RunComparison
+
+    path = RunComparison(folder).save(tmp_path / "view.html")
+    with lab.tab(browser) as tab:
+        page = tab.page
+        page.goto(path.as_uri())
+        lab.wait_until_drawn(page)
+        plot = "document.querySelector('.workbench-plot')"
+        page.locator(".legend .traces", has_text="block").locator(".legendtoggle").click()
+        page.wait_for_timeout(800)  # plotly waits for a second click
+        drag_up(page, plot)
+        zoomed = page.evaluate(f"{plot}._fullLayout.yaxis.range")
+        page.get_by_label("layer", exact=True).select_option("2")
+        page.wait_for_timeout(500)
+        hidden = {t["name"] for t in lab.traces(page, ".workbench-plot")
+                  if t["visible"] == "legendonly"}  # fmt: skip
+        assert hidden == {"block"}
+        page.get_by_label("quantity", exact=True).select_option(index=3)
+        page.wait_for_timeout(500)
+        assert page.evaluate(f"{plot}._fullLayout.yaxis.range") != zoomed
+        page.get_by_label("quantity", exact=True).select_option(index=0)
+        page.wait_for_timeout(500)
+        shown = {t["name"] for t in lab.traces(page, ".workbench-plot") if t["visible"] is True}
+        assert "block" not in shown

@@ -52,7 +52,7 @@ class GridWork:
         sets = {"harmful": self.harmful, "benign": self.benign, "task": self.task}
         return {
             "models": [_known(source, self.harmful) for source in sources],
-            "directions": _content(self.directions),
+            "directions": content_hash(self.directions),
             "directions_from": self.directions.identity(),
             "probes": {name: probes.fingerprint() for name, probes in sets.items()},
             "judge": {"name": self.judge.name, "openers": list(self.judge.refusal_openers)},
@@ -191,8 +191,8 @@ def _known(source: Source, harmful: ProbeSet) -> dict[str, str]:
     }
 
 
-def _content(directions: ReversionDirections) -> str:
-    """The SHA-256 of what an ablation takes from directions."""
+def content_hash(directions: ReversionDirections) -> str:
+    """Return the SHA-256 of what an ablation takes from directions."""
     digest = hashlib.sha256(repr(directions.layers).encode())
     for tensor in (directions.unit, directions.mean):
         digest.update(tensor.double().cpu().contiguous().numpy().data)

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from workbench.errors import ConfigError
 from workbench.grids import AblationGrid
-from workbench.plots.captions import ABLATION
+from workbench.plots.captions import ABLATION, ONLY_ANSWERS
 from workbench.plots.style import (
     ARMS,
     NULL_COLOUR,
@@ -93,6 +93,7 @@ def ablation_caption(
         where=where(grid, layer_set),
         centre=centre,
         counts=counts(grid, quantities),
+        last="" if inside else ONLY_ANSWERS,
         price=_price(grid, layer_set),
     )
 
@@ -147,19 +148,18 @@ def _add_model(
     strengths, label = np.array(grid.strengths), inert(grid.models[at[0]])
     group = {"name": label, "legendgroup": label}
     banded = ~np.isnan(ends).any(axis=1)
-    if banded.sum() > 1:
-        x, low, high = strengths[banded], ends[banded, 1], ends[banded, 2]
-        figure.add_scatter(
-            x=[*x.tolist(), *x[::-1].tolist()],
-            y=[*high.tolist(), *low[::-1].tolist()],
-            fill="toself",
-            fillcolor=style.faded(0.15),
-            mode="lines",
-            line_width=0,
-            hoverinfo="skip",
-            meta="interval",
-            **{**shared, **group, "showlegend": False},
-        )
+    x, low, high = strengths[banded], ends[banded, 1], ends[banded, 2]
+    figure.add_scatter(
+        x=[*x.tolist(), *x[::-1].tolist()],
+        y=[*high.tolist(), *low[::-1].tolist()],
+        fill="toself",
+        fillcolor=style.faded(0.15),
+        mode="lines",
+        line_width=0,
+        hoverinfo="skip",
+        meta="interval",
+        **{**shared, **group, "showlegend": False},
+    )
     defined = ~np.isnan(ends[:, 0])
     figure.add_scatter(
         x=strengths[defined].tolist(),

@@ -76,14 +76,27 @@ EVIDENCE = {
 """Of the figures of the causal evidence."""
 
 ABLATION = (
-    "Each score against the strength of an ablation along v_rev {where}, in θ_S and in the "
+    "Each score against the strength of an ablation along v_rev at {where}, in θ_S and in the "
     "fine-tuned model: at 0 nothing is edited, at 1 the coordinate is put at its centre{centre}, "
     "at 2 it is mirrored, at −1 what it has beyond the centre is doubled. Bands: 95 % intervals "
-    "over prompt clusters; {counts}. {price}That reversion acts through v_rev would be refuted by "
-    "a fine-tuned model whose harmfulness stays, from 0 to 1, within the band that it has at 0, or "
-    "falls only where task loss, KL or over-refusal rise: then the edit breaks more than it undoes."
+    "over prompt clusters; {counts}. {last}{price}That reversion acts through v_rev would be "
+    "refuted by a fine-tuned model whose harmfulness stays, from 0 to 1, within the band that it "
+    "has at 0, or falls only where task loss, KL or over-refusal rise: then the edit breaks more "
+    "than it undoes."
 )
 """Of the figure of an ablation grid."""
+
+SLIDER = (
+    "Behaviour against the strength of an ablation at inference; layers and strength are chosen "
+    "above the curves, the text below them is about the layers chosen."
+)
+"""Of the ablation slider in a report."""
+
+ONLY_ANSWERS = (
+    "Scores of given responses (refusal log-odds, task loss, KL) are undefined but at 0: an edit "
+    "of the last position follows answers only. "
+)
+"""Of a grid of the last position."""
 
 VIEWS = {
     "geometry": "The plane of v_rev (along; θ_S at 0, θ_H at 1) and of the first principal "

@@ -24,14 +24,18 @@ MAX_COLUMNS = 120
 
 LAYER_VALUES = ("low", "high", "along", "across", "norm")
 HOVER = (
-    "layer %{y}, step %{text}, cos %{z:.2f}<br>95 % [%{customdata[0]:.2f}, %{customdata[1]:.2f}]"
+    "%{text}, cos %{z:.2f}<br>95 % [%{customdata[0]:.2f}, %{customdata[1]:.2f}]"
     "<br>along %{customdata[2]:.2f}, across %{customdata[3]:.2f} phase gaps"
     "<br>norm %{customdata[4]:.4g} (residual stream)<extra></extra>"
 )
 
 
 def heatmap(
-    run: Run, *, p99: Sequence[float] | None = None, steps: Sequence[int] | None = None
+    run: Run,
+    *,
+    p99: Sequence[float] | None = None,
+    steps: Sequence[int] | None = None,
+    layers: Sequence[int] | None = None,
 ) -> go.Figure:
     """Plot one run's alignment at every layer and measured step.
 
@@ -42,9 +46,10 @@ def heatmap(
         run: With measured steps.
         p99: Per layer, the 99th percentile of a null; cells that do not exceed it get a dot.
         steps: Columns, those still to come included; by default the measured ones.
+        layers: Of the model that the rows belong to; by default what the run says, else from 0.
 
     Raises:
-        ConfigError: If the run has no measured step, or `p99` another number of layers.
+        ConfigError: If the run has no measured step, or `p99` or `layers` are of another model.
     """
     if not run.measured:
         raise ConfigError(f"{run.folder}: no step of this run was measured yet.")
@@ -52,10 +57,10 @@ def heatmap(
     kept = spread(len(columns), MAX_COLUMNS)
     shown = columns[kept].tolist()
     values = by_column(run, "alignment", shown)
-    n_layers = values.shape[1]
-    if p99 is not None and len(p99) != n_layers:
-        raise ConfigError(f"{len(p99)} percentiles for {n_layers} layers.")
-    figure = new_heatmap(f"Alignment by layer and step: {inert(run.id)}", shown, n_layers)
+    layers = layers_of(run, layers)
+    if p99 is not None and len(p99) != len(layers):
+        raise ConfigError(f"{len(p99)} percentiles for {len(layers)} layers.")
+    figure = new_heatmap(f"Alignment by layer and step: {inert(run.id)}", shown, layers)
     told = [by_column(run, name, shown).T for name in LAYER_VALUES]
     undefined = np.isnan(values) & np.isin(shown, run.measured_steps)[:, None]
     cells, *marks = cast("tuple[Any, ...]", figure.data)
@@ -71,7 +76,25 @@ def heatmap(
     return figure
 
 
-def new_heatmap(title: str, steps: Sequence[int], n_layers: int) -> go.Figure:
+def layers_of(run: Run, layers: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Return the layers of the model that a measured run's values belong to.
+
+    Args:
+        run: With measured steps.
+        layers: Where they are known; by default what the run says, else they count from 0.
+
+    Raises:
+        ConfigError: If there is another number of them than of values.
+    """
+    depth = run.layer_values("alignment").shape[1]
+    told = run.info.get("config", {}).get("layers") if layers is None else layers
+    known = tuple(range(depth)) if told is None else tuple(told)
+    if len(known) != depth:
+        raise ConfigError(f"{run.folder}: {len(known)} layers named, {depth} measured.")
+    return known
+
+
+def new_heatmap(title: str, steps: Sequence[int], layers: Sequence[int]) -> go.Figure:
     """Return the heat map of alignment before anything is in it.
 
     Its traces are the cells [layer column], the contour of zero, the marks of undefined cells and
@@ -80,12 +103,12 @@ def new_heatmap(title: str, steps: Sequence[int], n_layers: int) -> go.Figure:
     Args:
         title: Markup allowed.
         steps: Of the columns, which are equally wide, whatever lies between their steps.
-        n_layers: Number of rows.
+        layers: Of the model, by row.
     """
     figure = new_figure(title)
     figure.add_heatmap(
-        # The step is told as text: a column's place is not its step.
-        text=[[str(step) for step in steps]] * n_layers,
+        # Told as text: the place of a row or column is not its layer or step.
+        text=[[f"layer {layer}, step {step}" for step in steps] for layer in layers],
         coloraxis="coloraxis",
         hoverongaps=False,
         hovertemplate=HOVER,
@@ -95,7 +118,7 @@ def new_heatmap(title: str, steps: Sequence[int], n_layers: int) -> go.Figure:
     figure.add_scatter(mode="lines", line={"color": INK, "width": 1.8}, name="zero", meta="zero",
                        **skip)  # fmt: skip
     cross = {"symbol": "x-thin", "size": 8, "line": {"color": INK, "width": 1.2}}
-    crowded = n_layers > 16
+    crowded = len(layers) > 16
     dot = {"symbol": "circle", "size": 2 if crowded else 5}
     dot["line"] = {"color": "white", "width": 0 if crowded else 0.8}
     for name, marker in (("undefined", cross), ("not above p99", dot)):
@@ -104,9 +127,9 @@ def new_heatmap(title: str, steps: Sequence[int], n_layers: int) -> go.Figure:
         )
     figure.update_traces(
         selector={"name": "undefined"},
-        hovertemplate="layer %{y}: undefined, below ten noise floors<extra></extra>",
+        hovertemplate="undefined: below ten noise floors<extra></extra>",
     )
-    _set_axes(figure, steps, n_layers)
+    _set_axes(figure, steps, layers)
     return figure
 
 
@@ -152,7 +175,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _set_axes(figure: go.Figure, steps: Sequence[int], n_layers: int) -> None:
+def _set_axes(figure: go.Figure, steps: Sequence[int], layers: Sequence[int]) -> None:
     # Long labels would overlap where the figure is narrow.
     columns = spread(len(steps), 16 if max(steps, default=0) < 1000 else 6)
     figure.update_xaxes(
@@ -163,11 +186,12 @@ def _set_axes(figure: go.Figure, steps: Sequence[int], n_layers: int) -> None:
         showgrid=False,
         tickangle=0,
     )
-    every = max(1, -(-n_layers // 16))
+    rows = range(0, len(layers), max(1, -(-len(layers) // 16)))
     figure.update_yaxes(
         title_text="layer",
-        tickvals=list(range(0, n_layers, every)),
-        range=[-0.5, n_layers - 0.5],
+        tickvals=list(rows),
+        ticktext=[str(layers[row]) for row in rows],
+        range=[-0.5, len(layers) - 0.5],
         showgrid=False,
     )
     figure.update_layout(

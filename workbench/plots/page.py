@@ -4,6 +4,7 @@ import base64
 import hashlib
 import html
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,24 @@ def bare_figure(figure: go.Figure) -> dict[str, Any]:
     """Return a figure as JSON values, without the template that all share."""
     stored = json.loads(str(figure.to_json()))
     stored["layout"].pop("template", None)
+    _keep_what_users_did(stored)
     return {"data": stored["data"], "layout": stored["layout"]}
+
+
+def _keep_what_users_did(stored: dict[str, Any]) -> None:
+    """Name traces and axes, so that what is hidden stays hidden and a zoom goes with its quantity.
+
+    Without, plotly goes by the place of a trace, which another layer or arm may shift.
+    """
+    seen: Counter[str] = Counter()
+    for trace in stored["data"]:
+        parts = (trace.get("meta"), trace.get("legendgroup") or trace.get("name"), trace["type"])
+        name = " ".join(str(part) for part in parts)
+        seen[name] += 1
+        trace["uid"] = f"{name} {seen[name]}"
+    for name, axis in stored["layout"].items():
+        if name.startswith(("xaxis", "yaxis")) and isinstance(axis, dict):
+            axis["uirevision"] = str((axis.get("title") or {}).get("text", ""))
 
 
 def compact_json(value: Any) -> str:
@@ -90,7 +108,7 @@ def compact_json(value: Any) -> str:
 def plot_html(name: str, alt: str, height: int) -> str:
     """Return the place of a figure whose JSON is in the block called `name`."""
     return (
-        f'<div class="plot" id="{name}" data-figure="{name}-data" role="img" '
+        f'<div class="plot" id="{name}" data-figure="{name}-data" role="group" '
         f'aria-label="{html.escape(alt)}" style="height:{height}px"></div>'
     )
 

@@ -3,7 +3,7 @@
 import html
 import re
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, count, groupby, zip_longest
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from typing import Any
 from workbench.files import write_atomic
 from workbench.grids import AblationGrid
 from workbench.plots import captions
-from workbench.plots.ablation import ablation_caption
 from workbench.plots.evidence import Part, evidence_parts
-from workbench.plots.explorer import explorer
+from workbench.plots.explorer import explorer, known_layers
 from workbench.plots.from_runs import geometry_sections, grids_of
+from workbench.plots.layer_values import NOTHING
 from workbench.plots.material import Material, Origin, gather
 from workbench.plots.page import figure_json, page, plot_html, plotly_script, view_html
 from workbench.plots.provenance import provenance_html
@@ -22,8 +22,10 @@ from workbench.plots.sections import Section, experiment_sections, introduction,
 from workbench.plots.slider import slider
 from workbench.plots.style import counted, number
 from workbench.plots.table import arms_table, control_table, note, paper_table
+from workbench.plots.trajectories import arm_name
 from workbench.plots.typeset import to_html, typeset
 from workbench.plots.view import View
+from workbench.runs import Run
 from workbench.text import printable
 
 MAX_BYTES = 6_000_000
@@ -63,23 +65,44 @@ def write_report(source: Origin, out: str | Path) -> Path:
     room = MAX_BYTES - TEXT_BYTES - RUN_BYTES * len(material.runs)
     room -= len(plotly_script().encode())
     room -= sum(len(text.encode()) for text in (*data.values(), *tables))
-    view, dropped = _explorer(material, room)
-    if view is not None:
-        data["layers-data"] = view.text()
+    views, dropped = _explorers(material, room)
+    data |= {
+        f"{name}-data": view.text() for name, view in zip(_explorer_names(), views, strict=False)
+    }
+    if views:
         # Which layers: right after the mean over them.
-        blocks.insert(min(1, len(blocks)), _layers_html(view, dropped, material.has_null))
+        blocks.insert(min(1, len(blocks)), _layers_html(views, dropped, material.has_null))
     body = [_header(material), *blocks, *tables, provenance_html(material.runs, summary)]
     text = page(material.name, _numbered("\n".join(body)), data)
     write_atomic(Path(out), text.encode("utf-8"))
     return Path(out)
 
 
-def _explorer(material: Material, room: int) -> tuple[View | None, int]:
+def _explorers(material: Material, room: int) -> tuple[list[View], int]:
     """The layer explorer of as many runs as fit into `room` bytes; and how many did not.
 
-    Every arm's first run comes before any arm's second, so that no arm is left out for another.
+    Runs measured at other layers have an explorer of their own.
     """
-    of_arm = material.by_arm()
+    groups: dict[tuple[int, ...], list[Run]] = {}
+    for run in material.runs:
+        if run.measured:
+            layers = known_layers(run, material.surroundings.get(run.id, NOTHING))
+            groups.setdefault(layers, []).append(run)
+    views, dropped = [], 0
+    for runs in groups.values():
+        view, left_out = _fitting(runs, material, room)
+        dropped += left_out
+        if view is not None:
+            views.append(view)
+            room -= len(view.text().encode())
+    return views, dropped
+
+
+def _fitting(runs: Sequence[Run], material: Material, room: int) -> tuple[View | None, int]:
+    """Every arm's first run comes before any arm's second: no arm is left out for another."""
+    of_arm: dict[str, list[Run]] = {}
+    for run in runs:
+        of_arm.setdefault(arm_name(run), []).append(run)
     rounds = [[run for run in several if run] for several in zip_longest(*of_arm.values())]
     in_order = [run for several in rounds for run in several]
 
@@ -152,16 +175,23 @@ def _part_html(part: Part) -> str:
     return "\n".join(shown)
 
 
-def _layers_html(view: View, dropped: int, marked: bool) -> str:
-    """The layer explorer, once more for block where there is one: two runs can be compared."""
+def _explorer_names() -> Iterator[str]:
+    """What explorers are called in the page."""
+    return (f"layers-{n}" if n > 1 else "layers" for n in count(1))
+
+
+def _layers_html(views: Sequence[View], dropped: int, marked: bool) -> str:
+    """The layer explorers, each once more for block where there is one: to compare two runs."""
     caption = captions.CAPTIONS["layers"].format(marks=captions.MARKS if marked else "")
     if dropped:
         caption += f" {counted(dropped, 'run')} left out to keep this file small."
-    arms = next((control for control in view.controls if control.name == "arm"), None)
-    places = [view_html("layers")]
-    if arms is not None:
-        second = "block" if "block" in arms.options else arms.options[1 - arms.chosen]
-        places.append(view_html("layers", {"arm": arms.options.index(second)}))
+    places = []
+    for name, view in zip(_explorer_names(), views, strict=False):
+        places.append(view_html(name))
+        arms = next((control for control in view.controls if control.name == "arm"), None)
+        if arms is not None:
+            second = "block" if "block" in arms.options else arms.options[1 - arms.chosen]
+            places.append(view_html(name, {"arm": arms.options.index(second)}))
     shown = "\n".join(places)
     return (
         f"{_heading('layers')}<figure>{shown}<figcaption>{typeset(caption)}</figcaption></figure>"
@@ -172,7 +202,7 @@ def _slider_html(name: str, grid: AblationGrid) -> str:
     """The ablation slider of a run that has a grid."""
     run = printable(grid.provenance.get("run", ""))
     heading = f"<h2>Does it act through v<sub>rev</sub>? {html.escape(run)}</h2>"
-    caption = typeset(ablation_caption(grid))
+    caption = typeset(captions.SLIDER)
     return f"{heading}\n<figure>{view_html(name)}<figcaption>{caption}</figcaption></figure>"
 
 

@@ -1,15 +1,13 @@
 """The ablation slider: behaviour against the strength of an ablation, moved by hand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from workbench.grids import AblationGrid
-from workbench.plots.ablation import QUANTITIES, ablation, where
+from workbench.plots.ablation import QUANTITIES, ablation, ablation_caption, model_styles, where
 from workbench.plots.gallery import gallery
-from workbench.plots.style import SHARES, number
-from workbench.plots.view import Bound, Cells, Control, View, Words
+from workbench.plots.style import SHARES, ArmStyle, number
+from workbench.plots.view import Bound, Cells, Control, Field, View, Words
 from workbench.text import printable
 
 SCORES = {
@@ -23,6 +21,9 @@ SCORES = {
 """Rows of the table of numbers, with their units."""
 
 PROMPT_LENGTH = 70
+
+RADIUS = 7
+"""Of a current point, in pixels."""
 
 
 def slider(
@@ -38,79 +39,104 @@ def slider(
         quantities: Scores that are drawn.
         ask: Whether there is a box for a prompt of one's own; something must answer it.
     """
-    sets = range(len(grid.layer_sets))
-    layers = tuple(where(grid, index).split(", ")[0] for index in sets)
-    if len({*layers}) < len(layers):
-        layers = tuple(", ".join(map(str, one)) for one in grid.layer_sets)
-    controls = (
-        Control("layers", "layers", "select", layers),
-        Control(
-            "strength",
-            "strength s",
-            "slider",
-            tuple(number(strength, 2) for strength in grid.strengths),
-            grid.strengths.index(0.0),
-        ),
-        Control("prompt", "prompt", "select", tuple(map(_short, grid.prompts)) or ("none",)),
-    )
-    strengths = range(len(grid.strengths))
-    texts = {
-        "scores": [[_score_rows(grid, one, s) for s in strengths] for one in sets],
-        "answers": [
-            [[_answers(grid, one, s, p) for p in range(len(grid.prompts))] for s in strengths]
-            for one in sets
-        ],
-    }
-    positions = where(grid, 0).split(", ")[-1]
-    at = ("layers", "strength")
-    header = ("", *map(printable, grid.models))
+    controls = _controls(grid)
     curves = gallery(
         "Ablation slider",
         controls[:1],
-        lambda choice: ablation(
-            grid, layer_set=choice["layers"], strength=0.0, quantities=quantities
-        ),
+        lambda choice: ablation(grid, layer_set=choice["layers"], quantities=quantities),
         alt="Scores of every model against the strength of the ablation, with the current point; "
         "the slider moves it",
     )
-    moving, bound = _current(grid, curves, quantities)
+    points, bound = _current(grid, curves, quantities)
     (plot,) = curves.plots
+    at = ("layers", "strength")
+    header = ("", *map(printable, grid.models))
+    positions = where(grid, 0).split(", ")[-1]
     return View(
         title=curves.title,
-        tables={**curves.tables, **texts, **moving},
+        tables={**curves.tables, **points, **_texts(grid, quantities)},
         controls=controls,
         plots=(plot.and_bound(*bound),),
+        words=(
+            Words("where", "s = {strength}, {layers}, " + positions),
+            Words("caption", "{told}", {"told": Field("caption", ("layers",))}, below=True),
+        ),
         cells=(
             Cells("scores", "At this strength", header, "scores", at),
-            Cells("answers", "Answers", ("model", "answer", "verdict"), "answers",
-                  (*at, "prompt")),
+            Cells("answers", "Answers", ("model", "answer", "verdict"), "answers", (*at, "prompt")),
         ),
-        words=(Words("where", "s = {strength}, {layers}, " + positions),),
         ask="your own prompt: answered now, and again when a control is let go of" if ask else "",
-    )  # fmt: skip
+    )
+
+
+def _controls(grid: AblationGrid) -> tuple[Control, ...]:
+    places = range(len(grid.layer_sets))
+    layers = tuple(where(grid, place).split(", ")[0] for place in places)
+    if len({*layers}) < len(layers):
+        layers = tuple(", ".join(map(str, one)) for one in grid.layer_sets)
+    strengths = tuple(number(strength, 2) for strength in grid.strengths)
+    return (
+        Control("layers", "layers", "select", layers),
+        Control("strength", "strength s", "slider", strengths, grid.strengths.index(0.0)),
+        Control("prompt", "prompt", "select", tuple(map(_short, grid.prompts)) or ("none",)),
+    )
+
+
+def _texts(grid: AblationGrid, quantities: Sequence[str]) -> dict[str, Any]:
+    """Numbers, answers and captions, by layer set, the first two by strength."""
+    places, strengths = range(len(grid.layer_sets)), range(len(grid.strengths))
+    return {
+        "scores": [[_score_rows(grid, place, s) for s in strengths] for place in places],
+        "answers": [
+            [[_answers(grid, place, s, p) for p in range(len(grid.prompts))] for s in strengths]
+            for place in places
+        ],
+        "caption": [
+            ablation_caption(grid, layer_set=place, quantities=quantities) for place in places
+        ],
+    }
 
 
 def _current(
     grid: AblationGrid, curves: View, quantities: Sequence[str]
 ) -> tuple[dict[str, Any], list[Bound]]:
-    """Where the current points are, by layer set and strength, and what they are bound to."""
-    tables: dict[str, Any] = {"current": [[strength] for strength in grid.strengths]}
-    traces = curves.tables["data"][0]
-    places = iter(place for place, one in enumerate(traces) if one.get("meta") == "current")
+    """The current points: tables of where they are, and the circles that are bound to them.
+
+    Circles of a fixed size are put into the layouts of `curves`: to move one, nothing else has to
+    be drawn again.
+    """
+    tables: dict[str, Any] = {"strengths": list(grid.strengths)}
     bound = []
-    for name in quantities:
-        values = grid.scores[name][..., 0] * (100 if name in SHARES else 1)
-        for model in range(len(grid.models)):
-            if np.isnan(values[model, 0, grid.strengths.index(0.0)]):
-                continue  # it has no point at all
-            place = next(places)
-            tables[f"current_{place}"] = values[model][..., None].tolist()
-            at = ("layers", "strength")
-            bound += [
-                Bound(("data", place, "x"), "current", ("strength",)),
-                Bound(("data", place, "y"), f"current_{place}", at),
-            ]
+    lines = [one for one in curves.tables["data"][0] if one.get("meta") == "value"]
+    places = [(name, model) for name in quantities for model in range(len(grid.models))]
+    styles = model_styles(grid)
+    before = len(curves.tables["layout"][0].get("shapes", ()))
+    for index, ((name, model), line) in enumerate(zip(places, lines, strict=True), start=before):
+        values = grid.scores[name][model, :, :, 0] * (100 if name in SHARES else 1)
+        tables[f"current {index}"] = values.tolist()
+        for layout in curves.tables["layout"]:
+            layout.setdefault("shapes", []).append(_circle(line, styles[model]))
+        bound += [
+            Bound(("layout", "shapes", index, "xanchor"), "strengths", ("strength",)),
+            Bound(
+                ("layout", "shapes", index, "yanchor"), f"current {index}", ("layers", "strength")
+            ),
+        ]
     return tables, bound
+
+
+def _circle(line: Mapping[str, Any], style: ArmStyle) -> dict[str, Any]:
+    """A circle of a fixed size in pixels, in the panel of a line."""
+    return {
+        "type": "circle",
+        "xref": line.get("xaxis", "x"),
+        "yref": line.get("yaxis", "y"),
+        "xsizemode": "pixel",
+        "ysizemode": "pixel",
+        **{"x0": -RADIUS, "x1": RADIUS, "y0": -RADIUS, "y1": RADIUS},
+        "fillcolor": style.faded(0.35),
+        "line": {"color": style.colour, "width": 2},
+    }
 
 
 def _score_rows(grid: AblationGrid, layer_set: int, strength: int) -> list[list[str]]:

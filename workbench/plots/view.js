@@ -17,6 +17,10 @@ const workbenchView = (() => {
     return Number(text) === 0 ? text.replace("-", "") : text.replace("-", "−");
   };
 
+  const decimals = (value, field) =>
+    field.significant === null || !value ? field.digits ?? 0
+      : Math.max(0, field.significant - 1 - Math.floor(Math.log10(Math.abs(value))));
+
   const look = (tables, table, by, choice) => {
     if (Array.isArray(table)) {
       const several = table.map((name) => look(tables, name, by, choice) ?? []);
@@ -31,21 +35,34 @@ const workbenchView = (() => {
     at.slice(0, -1).reduce((place, step) => place[step], figure)[last] = value;
   };
 
-  // Plotly redraws a whole plot to move a frame. This moves the frame alone, and tells Plotly.
-  const moveShape = (node, index, corners) => {
+  // Plotly redraws a whole plot to move one mark. This moves the mark alone, and tells Plotly.
+  const moveShape = (node, index, moved) => {
     const full = node._fullLayout;
-    const shape = Object.assign(full.shapes[index], corners);
+    const shape = Object.assign(full.shapes[index], moved);
     const pixel = (reference, value) => {
       if (reference === "paper") return full._size.t + (1 - value) * full._size.h;
       const axis = full[reference.replace(/^([xy])/, "$1axis")];
       return axis._offset + axis.d2p(value);
     };
+    const path = node.querySelector(`.shapelayer path[data-index="${index}"]`);
+    if (shape.type === "circle") {
+      // Of a fixed size in pixels, around its anchor; without a value there is none.
+      path.style.display = shape.yanchor === null ? "none" : "";
+      const [x, y] = [pixel(shape.xref, shape.xanchor), pixel(shape.yref, shape.yanchor)];
+      const r = shape.x1;
+      path.setAttribute("d", `M${x + r},${y}A${r},${r} 0 1,1 ${x},${y - r}A${r},${r} 0 0,1 ${x + r},${y}Z`);
+      return;
+    }
     const [x0, x1] = [shape.x0, shape.x1].map((value) => pixel(shape.xref, value));
     const [y0, y1] = [shape.y0, shape.y1].map((value) => pixel(shape.yref, value));
-    const path = node.querySelector(`.shapelayer path[data-index="${index}"]`);
     path.setAttribute("d", shape.type === "rect"
       ? `M${x0},${y0}H${x1}V${y1}H${x0}Z` : `M${x0},${y0}L${x1},${y1}`);
   };
+
+  // Plotly would put a circle without an anchor somewhere.
+  const hideUnplaced = (node) => (node.layout.shapes ?? []).forEach((shape, index) => {
+    if (shape.type === "circle" && shape.yanchor === null) moveShape(node, index, shape);
+  });
 
   // host: {Plotly, template, config, choose(choice), release(choice), press(name), ask(prompt)},
   // the last five only where something listens.
@@ -157,7 +174,8 @@ const workbenchView = (() => {
       }
       // uirevision keeps zoom and hidden arms; a new object lets Plotly see what differs.
       const layout = { ...figure.layout, template, uirevision: "kept" };
-      return Plotly.react(node, figure.data.map((trace) => ({ ...trace })), layout, config);
+      const data = figure.data.map((trace) => ({ ...trace }));
+      return Plotly.react(node, data, layout, config).then(() => hideUnplaced(node));
     };
 
     const paintWords = () => {
@@ -169,7 +187,8 @@ const workbenchView = (() => {
             return control.options[choice[name]];
           }
           const value = look(tables, field.table, field.by, choice);
-          return field.digits === null ? String(value ?? "") : number(value, field.digits);
+          if (field.digits === null && field.significant === null) return String(value ?? "");
+          return number(value, decimals(value, field));
         });
         const node = root.querySelector(`[data-words="${one.name}"]`);
         if (node.textContent !== text) node.textContent = text;
@@ -206,7 +225,7 @@ const workbenchView = (() => {
 
     const makePlot = (plot) => {
       const height = plot.figure.layout.height ?? 400;
-      const node = element("div", { className: "workbench-plot", role: "img", "aria-label": plot.alt });
+      const node = element("div", { className: "workbench-plot", role: "group", "aria-label": plot.alt });
       node.style.height = `${height}px`;
       plots[plot.name] = { node, figure: plot.figure };
       return node;
@@ -243,19 +262,20 @@ const workbenchView = (() => {
     const status = element("p", { className: "workbench-status", role: "status" });
     const bar = element("progress", { max: 1, hidden: true, "aria-label": "progress" });
     const grid = element("div", { className: "workbench-plots" }, ...view.plots.map(makePlot));
-    const words = view.words.map((one) =>
-      element("p", { "data-words": one.name, "aria-live": "polite" }));
+    const say = (one) => element("p", { "data-words": one.name, "aria-live": one.below ? "off" : "polite" });
+    const words = view.words.filter((one) => !one.below).map(say);
+    const below = view.words.filter((one) => one.below).map(say);
     const cells = view.cells.map((one) => {
       const head = element("tr", {}, ...one.header.map((text) => element("th", { scope: "col" }, text)));
       return element("table", { "data-cells": one.name },
         element("caption", {}, one.caption), element("thead", {}, head), element("tbody"));
     });
     controls.append(...buttons);
-    root.replaceChildren(controls, bar, status, ...words, grid, ...cells);
+    root.replaceChildren(controls, bar, status, ...words, grid, ...cells, ...below);
 
     const answer = element("blockquote", { className: "workbench-answer", "aria-live": "polite" });
     if (view.ask && host.ask) {
-      const prompt = element("textarea", { name: "prompt", rows: 2, value: host.prompt ?? "" });
+      const prompt = element("textarea", { name: "prompt", rows: 2 });
       const send = element("button", { type: "button", name: "ask" }, "Answer");
       const go = () => { if (prompt.value.trim()) host.ask(prompt.value); };
       send.addEventListener("click", go);
@@ -273,7 +293,8 @@ const workbenchView = (() => {
       if (!bar.hidden) bar.value = news.progress;
       root.setAttribute("aria-busy", String(Boolean(news?.busy)));
       for (const button of root.querySelectorAll("button")) {
-        button.disabled = (news?.disabled ?? []).includes(button.name);
+        button.disabled = (news?.disabled ?? []).includes(button.name)
+          || (button.name === "ask" && Boolean(news?.busy));
       }
       answer.replaceChildren(...(news?.answer ?? []).map((line) => element("p", {}, line)));
     };

@@ -84,7 +84,10 @@ class Field:
     table: str
     by: tuple[str, ...]
     digits: int | None = None
-    """Decimals; None: the value is text."""
+    """Decimals of a number."""
+
+    significant: int | None = None
+    """Or significant digits; with neither, the value is text."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,9 @@ class Words:
     """With `{name}` for a field or for the chosen option of a control."""
 
     fields: Mapping[str, Field] = field(default_factory=dict)
+
+    below: bool = False
+    """Whether it stands below the figures, as a caption does."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +206,9 @@ class View:
             if (told := found.fields.get(match[1])) is None:
                 return options[match[1]]
             value = self._value(told.table, told.by, whole)
-            return str(value or "") if told.digits is None else number(value, told.digits)
+            if told.digits is None and told.significant is None:
+                return str(value or "")
+            return number(value, _decimals(value, told))
 
         return re.sub(r"\{(\w+)\}", fill, found.text)
 
@@ -253,6 +261,12 @@ class View:
                 return None
             found = found[min(choice[control], len(found) - 1)]
         return found
+
+
+def _decimals(value: float | None, told: Field) -> int:
+    if told.significant is None or not value or not math.isfinite(value):
+        return told.digits or 0
+    return max(0, told.significant - 1 - math.floor(math.log10(abs(value))))
 
 
 def _plot_json(plot: Plot) -> dict[str, Any]:

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import ConfigError, RunError
+import plotly.graph_objects as go
+
+from workbench.errors import ConfigError, ProvenanceError, RunError
 from workbench.grids import AblationGrid, stored_grids
+from workbench.plots.ablation import ablation, ablation_caption
 from workbench.plots.slider import slider
 from workbench.runs import Run
 from workbench.text import printable
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from workbench.grid_work import Source
     from workbench.inputs import Inputs
     from workbench.judges import Judge
+    from workbench.models import HookedModel
 
 
 class AblationSlider(Panel):
@@ -35,7 +39,9 @@ class AblationSlider(Panel):
 
     Raises:
         RunError: If the run has no grid yet.
-        ConfigError: If models are given without directions, or are not those of the grid.
+        ConfigError: If models are given without directions, or have names that the grid lacks.
+        ProvenanceError: If the directions are not those of the grid. A model that is not the
+            grid's is refused when it is asked.
     """
 
     def __init__(
@@ -53,7 +59,10 @@ class AblationSlider(Panel):
             raise ConfigError(
                 f"The grid has no model {min(unknown)!r}; it has {', '.join(self.grid.models)}."
             )
+        if directions is not None:
+            _check_directions(directions, self.grid)
         self._models, self._directions = dict(models or {}), directions
+        self._known: set[str] = set()
         self._judge = judge or self.grid.provenance["judge"]["name"]
         self._prompt = ""
         super().__init__(slider(self.grid, ask=bool(self._models)))
@@ -74,12 +83,25 @@ class AblationSlider(Panel):
         from workbench.phases import Lineage
 
         run = run if isinstance(run, Run) else Run(run).checked()
-        grid = grid_of_run(run, inputs, **settings)
+        lineage, device = Lineage.load(inputs.lineage), settings.get("device")
         return cls(
-            grid,
-            models=sources_of_run(run, Lineage.load(inputs.lineage)),
+            grid_of_run(run, inputs, **settings),
+            models=sources_of_run(run, lineage, device=device),
             directions=settings.get("directions") or directions_of_run(run),
+            judge=settings.get("judge"),
         )
+
+    def figure(self, name: str | None = None) -> go.Figure:
+        """Return the curves as they stand now, the current points as traces; with a caption.
+
+        Raises:
+            ConfigError: If there is no such figure.
+        """
+        self.shown.figure(name, self.choice)  # refuses a name that there is not
+        place = self.choice["layers"]
+        strength = self.grid.strengths[self.choice["strength"]]
+        figure = ablation(self.grid, layer_set=place, strength=strength)
+        return figure.update_layout(meta={"caption": ablation_caption(self.grid, layer_set=place)})
 
     def asked(self, prompt: str) -> None:
         """Answer a prompt at what is chosen, by every model that was given."""
@@ -104,6 +126,7 @@ class AblationSlider(Panel):
         for name, source in self._models.items():
             # Loaded when first asked, then kept.
             model = self._models[name] = source if isinstance(source, HookedModel) else source()
+            self._check_model(name, model)
             said = answer_now(
                 model,
                 self._prompt,
@@ -117,6 +140,28 @@ class AblationSlider(Panel):
             )
             lines.append(f"{name}: {printable(said.text) or '(nothing)'}  [{said.verdict}]")
         self.status = {"busy": False, "answer": lines}
+
+    def _check_model(self, name: str, model: "HookedModel") -> None:
+        """Refuse a model whose weights are not those that the grid was measured on, once."""
+        weights = dict(
+            zip(self.grid.models, self.grid.provenance.get("weights") or (), strict=False)
+        )
+        if name not in self._known and (wanted := weights.get(name)) is not None:
+            if (found := model.fingerprint()) != wanted:
+                raise ProvenanceError(
+                    f"The grid's {name!r} has weights {wanted[:12]}, this model {found[:12]}; "
+                    "give the model that was measured, or make a grid of this one."
+                )
+            self._known.add(name)
+
+
+def _check_directions(directions: "ReversionDirections", grid: AblationGrid) -> None:
+    from workbench.grid_work import content_hash
+
+    if content_hash(directions) != grid.provenance.get("directions"):
+        raise ProvenanceError(
+            "These are not the directions that the grid was measured along; give those."
+        )
 
 
 def _newest(source: Run | str | Path) -> AblationGrid:

@@ -119,15 +119,26 @@ class Panel(anywidget.AnyWidget):
     def figure(self, name: str | None = None) -> go.Figure:
         """Return one of its figures as it stands now, for a paper; by default the first.
 
+        What is chosen goes with it as its caption, in `layout.meta`.
+
         Raises:
             ConfigError: If there is no such figure.
         """
-        return self.shown.figure(name, self.choice)
+        figure = self.shown.figure(name, self.choice)
+        if figure.layout["meta"] is None:
+            told = ", ".join(f"{control} {option}" for control, option in self.chosen.items())
+            said = [self.shown.sentence(one.name, self.choice) for one in self.shown.words]
+            figure.update_layout(meta={"caption": ". ".join(filter(None, [told, *said]))})
+        return figure
 
     def save(self, path: str | Path) -> Path:
-        """Write the view as one HTML file that needs neither a kernel nor a network."""
+        """Write the view as one HTML file that needs neither a kernel nor a network.
+
+        The folder is made if it is not there.
+        """
         place = view_html("view", self.choice)
         text = page(self.shown.title, place, {"view-data": self.shown.text()})
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(Path(path), text.encode())
         return Path(path)
 
