@@ -6,12 +6,13 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from planted_experiment import N_LAYERS, STEPS, planted_alignment, planted_drift
+from planted_experiment import N_LAYERS, STEPS, planted_alignment, planted_drift, planted_scores
 from planted_inputs import SMALL, contents
 
 from workbench.errors import ConfigError, DivergedError, RunError
@@ -120,8 +121,10 @@ def test_stop_ends_the_training_after_the_step_under_way(show, tune, aligned_mod
     live = show(tune(aligned_model, steps=50))
     until(lambda: len(live.run.refresh().lines) == 2)
     assert live.state == "running"
+    assert live.status["busy"] is False  # or Stop might not be read aloud
     live._heard(live, {"kind": "press", "name": "stop"}, [])
     assert live.state == "stopping"
+    assert live.status["busy"] is True
     assert live.status["words"].startswith("stopping after this step: step 2 of 50")
     gate.release(50)
     assert live.wait(PATIENCE) == "stopped"
@@ -145,6 +148,54 @@ def test_a_run_stopped_before_its_first_step_is_continued_too(show, tune, aligne
     live.resume()
     assert live.wait(PATIENCE) == "done"
     assert [line["step"] for line in live.run.lines] == [1, 2, 3, 4, 5]
+
+
+def test_continue_goes_on_after_an_error_came_before_what_was_told_to_stop(
+    show, tune, aligned_model
+):
+    broken = threading.Event()
+
+    def evaluate(step):
+        if not broken.is_set():
+            broken.set()
+            live._training.stop()
+            raise OSError("the judge is gone")
+        return planted_scores("ordinary", 0, step)
+
+    ready = threading.Event()
+    aligned_model.hf.get_decoder().register_forward_pre_hook(lambda *_: ready.wait() and None)
+    live = show(tune(aligned_model), state_every=1, evaluate=evaluate, evaluate_at=(2,))
+    ready.set()
+    with pytest.raises(OSError, match="the judge is gone"):
+        live.wait(PATIENCE)
+    assert live.state == "failed"
+    live.resume()
+    assert live.wait(PATIENCE) == "done"
+    assert [line["step"] for line in live.run.lines] == [1, 2, 3, 4, 5]
+
+
+def test_continuing_at_once_leaves_one_watcher(show, tune, aligned_model, gated, monkeypatch):
+    from workbench.widgets import live as module
+
+    monkeypatch.setattr(module, "PUSH_SECONDS", 0.3)
+    watchers, begin = [], module.LiveRun.in_thread
+    monkeypatch.setattr(
+        module.LiveRun,
+        "in_thread",
+        lambda self, target: watchers.append(begin(self, target)) or watchers[-1],
+    )
+    gate = gated(aligned_model, permits=1)
+    live = show(tune(aligned_model, steps=50))
+    for _ in range(4):
+        live.stop()
+        gate.release()
+        assert live._training.wait(PATIENCE)
+        live.resume()
+        assert [one.is_alive() for one in watchers] == [False] * (len(watchers) - 1) + [True]
+    assert len(watchers) == 5
+    gate.release(100)
+    assert live.wait(PATIENCE) == "done"
+    assert live.status["words"].startswith("done: step 50 of 50")
 
 
 @pytest.mark.parametrize("anew", [False, True], ids=["same kernel", "new kernel"])
@@ -286,7 +337,7 @@ def test_a_run_that_another_process_writes_is_watched_as_it_grows(tmp_path):
     planted = planted_alignment("ordinary", 0).T
     for count, step in enumerate(STEPS[:3], 1):
         append(run, step)
-        until(lambda step=step: live.status["words"].startswith(f"step {step} of 100"))
+        until(lambda step=step: live.status["progress"] == step / 100)
         values = np.array(shown(live).z, float)
         assert values.shape == (N_LAYERS, len(STEPS))  # with columns for all that are to come
         np.testing.assert_allclose(values[:, :count], planted[:, :count])
@@ -302,6 +353,33 @@ def test_a_run_that_another_process_writes_is_watched_as_it_grows(tmp_path):
     assert live.status["words"].startswith("done: step 3 of 100, loss 3.97, cos")
     with pytest.raises(ConfigError, match="only watched here"):
         live.stop()
+
+
+def test_while_a_run_goes_on_its_words_change_rarely_and_its_progress_often(tmp_path, monkeypatch):
+    from workbench.widgets import LiveRun
+    from workbench.widgets import live as module
+
+    monkeypatch.setattr(module, "WORDS_SECONDS", 0.5)
+    monkeypatch.setattr(module, "PUSH_SECONDS", 0.02)
+    monkeypatch.setattr(module, "LOOK_SHARE", 1.0)
+    run = planted_run(tmp_path)
+    live = LiveRun(run.folder)
+    heard = []
+    live.observe(lambda change: heard.append((time.monotonic(), change["new"])), "status")
+    for step in STEPS:
+        append(run, step)
+        until(lambda step=step: live.status["progress"] == step / 100)
+        time.sleep(0.1)
+    run.finish()
+    assert live.wait(PATIENCE) == "done"
+    assert live.status["words"].startswith("done: step 100 of 100")  # at once
+    before = [(now, status) for now, status in heard if not status["words"].startswith("done")]
+    said = [
+        now for (_, last), (now, status) in pairwise(before) if status["words"] != last["words"]
+    ]
+    assert len({status["progress"] for _, status in before}) == len(STEPS)
+    assert 1 <= len(said) < len(STEPS) - 1
+    assert all(later - earlier > 0.4 for earlier, later in pairwise(said))
 
 
 def test_a_run_whose_process_is_gone_is_stopped(tmp_path):
@@ -410,6 +488,60 @@ def test_a_kernel_that_is_shut_down_leaves_a_run_that_can_be_continued(
     live, whole = show(anew()), show(anew(), "whole")
     assert live.wait(PATIENCE) == whole.wait(PATIENCE) == "done"
     assert contents(live.run.folder) == contents(whole.run.folder)
+
+
+LONG_STEP = """
+model = tuning.model
+began = []
+model.hf.get_decoder().register_forward_pre_hook(lambda *_: began.append(1) or time.sleep(600))
+live = wb.LiveRun(tuning, out=out)
+while not began:
+    time.sleep(0.005)
+"""
+
+
+def test_a_kernel_killed_within_a_long_step_does_not_leave_a_run_that_claims_to_run(
+    inputs_folder, tmp_path
+):
+    import workbench as wb
+    from workbench.standing import Standing
+
+    begin = LEAVING[: LEAVING.index("live =")]
+    left = subprocess.Popen(
+        [sys.executable, "-c", begin + LONG_STEP, str(inputs_folder), str(tmp_path / "live")],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    try:
+        until(lambda: (tmp_path / "live" / "run.json").exists())
+        run = wb.Run(tmp_path / "live")
+        until(lambda: run.status != "running")
+        assert left.poll() is None  # it waits for the step
+        with pytest.raises(RunError, match="being written"):
+            run.lock()
+    finally:
+        left.kill()
+        left.wait()
+    assert run.info["failure"] == "stopped with its process at step 0; resume to continue"
+    assert Standing.of(run).state == "stopped"
+    run.lock()  # who held it is gone
+
+
+@pytest.mark.parametrize(("steps", "state"), [(1, "done"), (2, "stopped")])
+def test_a_run_marked_stopped_at_exit_tells_in_the_end_how_far_it_came(
+    show, tune, aligned_model, gated, steps, state
+):
+    gate = gated(aligned_model)
+    live = show(tune(aligned_model, steps=steps))
+    until(lambda: "machine" in live.run.info)
+    live._training.leave()
+    assert live.run.info["failure"] == "stopped with its process at step 0; resume to continue"
+    assert live.state == "stopping"
+    gate.release(50)
+    assert live.wait(PATIENCE) == state
+    told = {"stopped": "stopped with its process at step 1; resume to continue", "done": None}
+    assert live.run.info.get("failure") == told[state]
+    live._training.leave()  # nothing is left to mark
+    assert live.state == state
 
 
 def test_watching_a_run_takes_no_torch(tmp_path):

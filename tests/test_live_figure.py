@@ -119,3 +119,34 @@ def test_a_hostile_title_cannot_leave_its_block():
 
     live = LiveFigure(go.Figure(layout={"title": {"text": "</script><script>alert(1)"}}))
     assert "<" not in live.view + live.tables
+
+
+def planted_curve(n=10_000):
+    """A falling loss with a spike and a dip of one step each."""
+    steps = np.arange(1, n + 1)
+    values = 4 / np.sqrt(steps) + np.random.default_rng(0).normal(0, 0.01, n)
+    values[[6000, 8123]] = 9.0, -3.0
+    return steps, values
+
+
+def test_a_thinned_curve_keeps_its_ends_its_beginning_and_its_extremes():
+    from workbench.plots.live import MAX_POINTS, thin
+
+    steps, values = planted_curve()
+    kept = thin(steps, values)
+    assert 300 < len(kept) <= MAX_POINTS
+    assert {0, 6000, 8123, len(steps) - 1} <= {*kept}
+    assert kept[:10].tolist() == list(range(10))  # where a log axis has room
+    assert (np.diff(kept) > 0).all()
+    assert thin(steps[:400], values[:400]).tolist() == list(range(400))
+
+
+def test_a_thinned_curve_leaves_undefined_values_out_and_no_extreme():
+    from workbench.plots.live import thin
+
+    steps, values = planted_curve()
+    values[5990:6000] = values[6001:6010] = np.nan
+    kept = thin(steps, values)
+    assert 6000 in kept
+    assert not np.isnan(values[kept]).any()
+    assert thin(steps, np.full(len(steps), np.nan)).tolist() == []

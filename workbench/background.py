@@ -5,7 +5,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from workbench.trial import failing, note_machine, record_run
 class Background:
     """A fine-tuning that a thread of this process trains and stores.
 
-    When the process ends, training ends after the step under way, and the run is marked so.
+    When the process ends, the run is marked stopped at once, and training ends after the step under
+    way with its state stored. If the process is killed before, the steps since the last are lost.
 
     Threads share torch's global random numbers. While a model with dropout is trained, draw yours
     from a generator of your own: else they are not what they would be, and neither is the dropout.
@@ -61,6 +62,7 @@ class Background:
         )
         self._thread: threading.Thread | None = None
         self._why: str | None = None
+        self._marking = threading.Lock()
         folder = Path(out) if out is not None else Path("runs") / _new_name()
         with _claim(self):
             self._config = tuning.config()
@@ -101,7 +103,16 @@ class Background:
             raise ConfigError(f"{self.run.folder}: cannot be continued: {told}.")
         with _claim(self):
             self.run = _take(self.run.folder, self._config)
+            self.tuning.stopped = False  # an error may have come before what was told to stop
             self._start()
+
+    def leave(self) -> None:
+        """Stop with the process, and mark the run so before the step under way has ended."""
+        self.stop("stopped with its process")
+        with self._marking:
+            # It stays locked: training still writes to it.
+            if self.alive and (info := self.run.info)["status"] == "running":
+                self.run.write_info(info | {"status": "failed", "failure": self._told()})
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the thread has ended, or so many seconds; return whether it has."""
@@ -119,18 +130,20 @@ class Background:
         run, tuning = self.run, self.tuning
         try:
             with failing(run):
-                note_machine(run, tuning.model)
+                with self._marking:
+                    note_machine(run, tuning.model)
                 if tuning.directions is not None:
                     tuning.directions.save(run.folder / DIRECTIONS)
                 self._record(run, tuning)
-            if tuning.step < tuning.steps:
-                run.fail(f"{self._why or 'stopped'} at step {tuning.step}; {RESUME}")
-            else:
-                run.finish()
+            with self._marking:
+                run.finish() if tuning.step == tuning.steps else run.fail(self._told())
         except Exception as error:  # told by `error`, and by the run where it can be
             self.error = error
         finally:
             _training.pop(tuning.model.hf, None)
+
+    def _told(self) -> str:
+        return f"{self._why or 'stopped'} at step {self.tuning.step}; {RESUME}"
 
 
 _training: WeakKeyDictionary[nn.Module, Background] = WeakKeyDictionary()
@@ -177,6 +190,7 @@ def _leave() -> None:
     """Stop all training with its process, so that every run can be resumed at its last step."""
     left = list(_training.values())
     for background in left:
-        background.stop("stopped with its process")
+        with suppress(OSError, RunError):  # a full disk; what is stored stays
+            background.leave()
     for background in left:
         background.wait()

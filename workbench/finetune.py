@@ -94,8 +94,7 @@ class FineTuning:
             )
         check_sources(model, interventions, probes, directions)
         self.model, self.steps, self.step = model, steps, 0
-        self.directions = directions
-        self.accumulation = accumulation
+        self.directions, self.accumulation = directions, accumulation
         measured = None if measure_at is None else tuple(measure_at)
         self.recipe = Recipe(
             steps, learning_rate, batch_size, warmup, schedule, weight_decay, clip, accumulation,
@@ -125,15 +124,17 @@ class FineTuning:
             for position, one in enumerate(interventions)
         ]
         self._dropout = DropoutStream(seed + 7_919, model.cfg.device)
-        self._stopped = False
+        self.stopped = False
 
     def __iter__(self) -> Iterator[StepRecord]:
         """Train and yield the record of every step that is left, or until `stop`."""
-        while self.step < self.steps and not self._stopped:
-            with self.model.lock:
-                record = self._advance()
-            yield record
-        self._stopped = False
+        try:
+            while self.step < self.steps and not self.stopped:
+                with self.model.lock:
+                    record = self._advance()
+                yield record
+        finally:
+            self.stopped = False
 
     def stop(self) -> None:
         """End the iteration after the current step; safe to call from another thread.
@@ -141,7 +142,7 @@ class FineTuning:
         It ends one iteration: that under way or, if none is, the next before its first step, so
         that none is lost on a thread that just starts. Iterating again continues, to the same bits.
         """
-        self._stopped = True
+        self.stopped = True
 
     def config(self) -> dict[str, Any]:
         """Return what it needs to be repeated, as JSON values: weights, data, probes by content.
@@ -153,10 +154,9 @@ class FineTuning:
             raise ConfigError(
                 f"This fine-tuning has made {self.step} steps; load the model and make it anew."
             )
-        data = examples_hash(self._examples)
         done = [one.describe() for one in self._interventions]
-        told = {"model": self.model.fingerprint(), "data": data, "interventions": done}
-        return self._fixed | told
+        told = {"model": self.model.fingerprint(), "data": examples_hash(self._examples)}
+        return self._fixed | told | {"interventions": done}
 
     def state(self) -> dict[str, Tensor]:
         """Return all that is needed to continue to the same bits, as named tensors."""

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save
 from workbench.config import changed_settings, package_versions
 from workbench.errors import RunError
 from workbench.files import flush_folder, write_atomic, write_json
+from workbench.journal import Journal
 from workbench.locks import take_lock
 from workbench.records import StepRecord
 from workbench.states import States
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
-
 AFTERMATH, CONTROL = "aftermath.safetensors", "control.safetensors"
 """In a run's folder: what it left on the fit probes, and along what it acts if not along v_rev."""
 
@@ -139,15 +139,14 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._journal = Journal(self.folder / "records.jsonl")
 
     def checked(self) -> "Run":
         """Return this run if its folder holds one of a known schema."""
         if not (self.folder / "run.json").is_file():
             raise RunError(f"{self.folder}: no run here (no run.json).")
-        if self.info.get("schema") != SCHEMA:
-            raise RunError(
-                f"{self.folder}: schema {self.info.get('schema')!r}, this version reads {SCHEMA}."
-            )
+        if (schema := self.info.get("schema")) != SCHEMA:
+            raise RunError(f"{self.folder}: schema {schema!r}, this version reads {SCHEMA}.")
         return self
 
     @property
@@ -214,7 +213,8 @@ class Run:
 
     def finish(self) -> None:
         """Mark the run done, drop its training state, and release the lock."""
-        self.write_info({**self.info, "status": "done"})
+        info = {key: value for key, value in self.info.items() if key != "failure"}
+        self.write_info(info | {"status": "done"})
         shutil.rmtree(self.folder / "state")
         self.unlock()
 
@@ -234,18 +234,18 @@ class Run:
     @cached_property
     def lines(self) -> list[dict[str, Any]]:
         """The records as stored, in order; a line that is still being written is left out."""
-        path = self.folder / "records.jsonl"
-        try:
-            content = path.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]
-            return [json.loads(line) for line in whole.splitlines()]
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path}: cannot be read ({error}).") from error
+        return self._journal.read()
 
     def refresh(self) -> "Run":
-        """Read the records again on next use; for watching a run that is being written."""
+        """Read what has come since on next use; for watching a run that is being written."""
         self.__dict__.pop("lines", None)
         return self
+
+    def only(self, steps: Collection[int]) -> "Run":
+        """Return the run as it stands, with its records of some steps only."""
+        run = Run(self.folder)
+        run.lines = [line for line in self.lines if line["step"] in steps]
+        return run
 
     @property
     def measured(self) -> list[dict[str, Any]]:

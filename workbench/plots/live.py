@@ -1,13 +1,15 @@
 """A run in progress: alignment of every layer so far, and the loss."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import Float, Int
 
 from workbench.plots.alignment import ROUND_STEPS
-from workbench.plots.heatmap import heatmap, new_heatmap, spread
+from workbench.plots.heatmap import MAX_COLUMNS, heatmap, new_heatmap, spread
 from workbench.plots.style import (
     FAMILIES,
     INK,
@@ -21,8 +23,8 @@ from workbench.runs import Run
 from workbench.standing import Standing, recipe_of
 
 HEIGHT = 430
-MAX_POINTS = 600
-"""More losses than this are thinned: they could not be told apart."""
+MAX_POINTS = 500
+"""Longer curves than this are thinned: their points could not be told apart."""
 
 
 def live_figures(run: Run) -> dict[str, go.Figure]:
@@ -70,30 +72,57 @@ def _duration(seconds: float) -> str:
 
 
 def _map(run: Run, steps: Sequence[int], n_layers: int) -> go.Figure:
-    if run.measured:
-        figure = heatmap(run, steps=steps)
-        told = f"{len(run.measured)} of {len(steps)} steps measured; grey: still to come"
+    measured = len(run.measured)
+    columns = [steps[place] for place in spread(len(steps), MAX_COLUMNS)]
+    thinned = run.only({*columns})
+    if thinned.measured:
+        figure = heatmap(thinned, steps=columns)
     else:
-        figure = new_heatmap(f"Alignment by layer and step: {inert(run.id)}", steps, n_layers)
-        told = "waiting for the first measured step"
-    finished = len(run.measured) == len(steps)
-    return figure.update_layout(height=HEIGHT, title_subtitle_text="" if finished else told)
+        figure = new_heatmap(f"Alignment by layer and step: {inert(run.id)}", columns, n_layers)
+    told = [] if len(columns) == len(steps) else [f"{len(columns)} of {len(steps)} steps shown"]
+    if not measured:
+        told = ["waiting for the first measured step"]
+    elif measured < len(steps):
+        told = [f"{measured} of {len(steps)} steps measured", *told, "grey: still to come"]
+    return figure.update_layout(height=HEIGHT, title_subtitle_text="; ".join(told))
+
+
+def thin(
+    steps: Int[np.ndarray, " step"], values: Float[np.ndarray, " step"]
+) -> Int[np.ndarray, " kept"]:
+    """Return the places of at most `MAX_POINTS` values that draw the same curve over log steps.
+
+    They are the first, the last, and the lowest and highest of every equal stretch of the axis.
+
+    Args:
+        steps: Increasing, from 1.
+        values: Undefined ones are left out if any must be.
+    """
+    if len(steps) <= MAX_POINTS:
+        return np.arange(len(steps))
+    defined = np.flatnonzero(~np.isnan(values))
+    share = np.log(steps[defined]) / np.log(steps[-1])
+    stretch = np.floor(share * (MAX_POINTS // 2 - 2))
+    order = np.lexsort((values[defined], stretch))
+    begins = np.diff(stretch[order], prepend=-1) > 0
+    lowest, highest = defined[order[begins]], defined[order[np.append(begins[1:], begins[:1])]]
+    return np.unique(np.concatenate([defined[:1], lowest, highest, defined[-1:]]))
 
 
 def _curves(run: Run, n_steps: int | None) -> go.Figure:
     lines = [line for line in run.lines if line["step"] > 0]
-    kept = [lines[place] for place in spread(len(lines), MAX_POINTS)] if lines else []
-    measured = [(line["step"], line["drift"]["mean_alignment"]) for line in run.measured]
+    losses = _thinned((line["step"], line["loss"]) for line in lines)
+    means = _thinned((line["step"], line["drift"]["mean_alignment"]) for line in run.measured)
     figure = new_figure("Mean alignment, and training loss", height=HEIGHT)
     figure.set_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.5, 0.5])
     figure.add_scatter(
-        x=[step for step, _ in measured], y=[value for _, value in measured],
+        **means,
         mode="lines+markers", marker_size=6, name="mean alignment", row=1, col=1,
         line={"color": FAMILIES["block"].colour, "width": 2.2},
         hovertemplate="step %{x}, mean cos %{y:.2f}<extra></extra>",
     )  # fmt: skip
     figure.add_scatter(
-        x=[line["step"] for line in kept], y=[line["loss"] for line in kept],
+        **losses,
         mode="lines", name="training loss", row=2, col=1, line={"color": INK, "width": 1.4},
         hovertemplate="step %{x}, loss %{y:.3f} nats per token<extra></extra>",
     )  # fmt: skip
@@ -106,3 +135,9 @@ def _curves(run: Run, n_steps: int | None) -> go.Figure:
     figure.update_yaxes(title_text="alignment (cosine)", range=[-1.05, 1.05], row=1, **ZERO_LINE)
     figure.update_yaxes(title_text="loss (nats per token)", row=2)
     return figure.update_layout(showlegend=False)
+
+
+def _thinned(points: Iterable[tuple[int, float | None]]) -> dict[str, list[Any]]:
+    steps, values = np.array([*points], dtype=float).reshape(-1, 2).T
+    kept = thin(steps.astype(int), values)
+    return {"x": steps[kept].astype(int).tolist(), "y": values[kept].tolist()}

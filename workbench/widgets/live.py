@@ -1,8 +1,10 @@
 """A fine-tuning in a notebook, watched while it goes on."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 LOOK_SHARE = 0.1
 """Of the time, what looking may take: where it takes long it is done more rarely."""
 
+WORDS_SECONDS = 2.0
+"""Between two changes of the words while a run goes on: they are read aloud."""
+
 BUTTONS = (Button("stop", "Stop"), Button("continue", "Continue"))
 ALT = {
     "map": "Heat map of the alignment at every layer and measured step so far",
@@ -40,7 +45,12 @@ class LiveRun(Panel):
 
     Stop ends the training after the step under way and stores its state. Continue, here or with
     the same fine-tuning and folder in a new kernel, goes on to the bits of an uninterrupted run;
-    `workbench finetune --resume` does so, too. A kernel that is shut down stops it the same way.
+    `workbench finetune --resume` does so, too.
+
+    A kernel that is shut down marks the run stopped at once, then ends the step under way and
+    stores its state. Jupyter kills one that takes more than some seconds (2.5, half of its
+    `KernelManager.shutdown_wait_time`): after longer steps press Stop first and wait, or the run
+    continues from its last training state.
 
     Args:
         source: A `FineTuning` just made, or a run or its folder to watch.
@@ -80,6 +90,7 @@ class LiveRun(Panel):
         self._seen: object = None
         self._looking = threading.Lock()
         self._nudge = threading.Event()
+        self._spoken = (-math.inf, "")
         super().__init__(_view(self._watched, BUTTONS if self._training else ()))
         self._watch()
 
@@ -110,7 +121,7 @@ class LiveRun(Panel):
             RunError: If another process has taken up the run.
         """
         self._own().resume()
-        self._watch()
+        self._watch(self._watcher)
 
     def wait(self, timeout: float | None = None) -> str:
         """Wait until the run has ended, or so many seconds; return the `state`.
@@ -118,11 +129,12 @@ class LiveRun(Panel):
         Raises:
             Exception: What ended the training before its time, if it is trained here.
         """
+        nudge, watcher = self._nudge, self._watcher
         if self._training is None:
-            self._watcher.join(timeout)
+            watcher.join(timeout)
         elif self._training.wait(timeout):
-            self._nudge.set()
-            self._watcher.join()
+            nudge.set()
+            watcher.join()
             if self._training.error is not None:
                 raise self._training.error
         self.run.refresh()
@@ -140,20 +152,22 @@ class LiveRun(Panel):
             raise ConfigError(f"{self.run.folder}: only watched here; it is trained elsewhere.")
         return self._training
 
-    def _watch(self) -> None:
-        """Look at the folder in a thread until the run has ended."""
-        self._nudge.clear()
+    def _watch(self, watcher: threading.Thread | None = None) -> None:
+        """Look at the folder in a thread until the run has ended, after another that did."""
+        before, self._nudge = self._nudge, threading.Event()
+        before.set()
+        if watcher is not None:
+            watcher.join()
         self._look()
-        self._watcher = self.in_thread(self._keep_looking)
+        self._watcher = self.in_thread(partial(self._keep_looking, self._nudge))
 
-    def _keep_looking(self) -> None:
-        ended = False
-        while not ended:
+    def _keep_looking(self, nudge: threading.Event) -> None:
+        while nudge is self._nudge:
             start = time.monotonic()
-            ended = self._look()
-            if not ended:
-                took = time.monotonic() - start
-                self._nudge.wait(max(PUSH_SECONDS, took / LOOK_SHARE))
+            if self._look():
+                return
+            took = time.monotonic() - start
+            nudge.wait(max(PUSH_SECONDS, took / LOOK_SHARE))
 
     def _look(self) -> bool:
         """Show what the folder holds; return whether the run had ended before."""
@@ -162,7 +176,7 @@ class LiveRun(Panel):
                 # Asked before the folder is: what that says after the end is final.
                 now, standing = self._now(), self._read()
                 state = now or self._end(standing)
-                self.status = self._told(state, standing)
+                self.status = self._told(state, standing) | self._words(state, standing)
             except Exception as error:  # the panel is all that a user sees of this thread
                 self.status = {"words": f"{type(error).__name__}: {error}"}
                 return True
@@ -190,23 +204,32 @@ class LiveRun(Panel):
         return "failed" if lost else standing.state
 
     def _told(self, state: str, standing: Standing) -> dict[str, Any]:
+        resumable = self._training is not None and self._training.resumable
+        return {
+            "progress": standing.step / standing.steps if standing.steps else None,
+            # Not while it runs: what is busy need not be read aloud, Stop included.
+            "busy": state == "stopping",
+            "disabled": [*(["stop"] * (state != "running")), *(["continue"] * (not resumable))],
+        }
+
+    def _words(self, state: str, standing: Standing) -> dict[str, str]:
+        """What to say; while it runs, for a while what was said last."""
+        (spoken, of), now = self._spoken, time.monotonic()
+        if state == of == "running" and now - spoken < WORDS_SECONDS:
+            return {"words": self.status["words"]}
+        self._spoken = (now, state)
         own = self._training
         line = live_words(standing, self._pace.rate if state == "running" else None)
         why = standing.why or (f"{own.error}" if own and own.error else "")
-        resumable = own is not None and own.resumable
-        words = {
-            "running": line,
-            "stopping": f"stopping after this step: {line}",
-            "stopped": f"stopped: {line}; " + ("press Continue to go on" if resumable else why),
-            "done": f"done: {line}",
-            "failed": f"failed: {line}: {why}",
-        }[state]
-        going = state in ("running", "stopping")
+        go_on = "press Continue to go on" if own is not None and own.resumable else why
         return {
-            "words": words,
-            "progress": standing.step / standing.steps if standing.steps else None,
-            "busy": going,
-            "disabled": [*(["stop"] * (state != "running")), *(["continue"] * (not resumable))],
+            "words": {
+                "running": line,
+                "stopping": f"stopping after this step: {line}",
+                "stopped": f"stopped: {line}; {go_on}",
+                "done": f"done: {line}",
+                "failed": f"failed: {line}: {why}",
+            }[state]
         }
 
 
