@@ -18,9 +18,9 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Transform, blended_transform_factory
 from plotly.colors import get_colorscale
 
-from workbench.errors import ConfigError
 from workbench.plots.lettering import mathtext
-from workbench.plots.marks import POINT, add_trace, colour, dashes
+from workbench.plots.marks import add_trace, dashes
+from workbench.plots.points import POINT, colour, refusal
 
 PX, DPI = 96, 300
 BEHIND = 0.5
@@ -38,7 +38,7 @@ def draw(figure: go.Figure, suffix: str) -> bytes:
     Text stays text, in embedded TrueType fonts (PDF) or by name (SVG).
 
     Raises:
-        ConfigError: If it has a trace of a kind that cannot be translated.
+        ConfigError: If it has a trace, mark or axis of a kind that cannot be translated.
     """
     sheet = figure.to_plotly_json()
     layout = sheet["layout"]
@@ -57,12 +57,18 @@ def draw(figure: go.Figure, suffix: str) -> bytes:
     with rc_context(settings):
         page = Figure(figsize=(layout["width"] / PX, layout["height"] / PX), dpi=DPI)
         panels = _panels(page, layout)
+        before: dict[str, Sheet] = {}
         for order, trace in enumerate(sheet["data"]):
             x, y = trace.get("xaxis", "x"), trace.get("yaxis", "y")
             if y != layout.get(_full(x), {}).get("anchor", f"y{x[1:]}"):
-                raise ConfigError("Without a browser no second y axis can be drawn.")
-            add_trace(panels[x], trace, order)
+                raise refusal("second y axis", "one in each panel")
+            add_trace(panels[x], trace, order, before.get(x))
+            if trace["type"] == "scatter":
+                before[x] = trace
         _set_ranges(panels, layout)
+        _set_scales(panels, layout)
+        for axes in panels.values():
+            _hide_outside(axes)
         for shape in layout.get("shapes", ()):
             _add_shape(page, panels, shape)
         for note in layout.get("annotations", ()):
@@ -148,8 +154,48 @@ def _set_ranges(panels: dict[str, Axes], layout: Sheet) -> None:
             _set_numbers(axes, side, axis)
     for name, axes in panels.items():
         other = layout[_full(name)].get("anchor", f"y{name[1:]}")
+        if matched := _axis(layout, name).get("matches"):
+            axes.set_xlim(panels[f"x{matched[1:]}"].get_xlim())
         if matched := _axis(layout, other).get("matches"):
             axes.set_ylim(panels[f"x{matched[1:]}"].get_ylim())
+
+
+def _set_scales(panels: dict[str, Axes], layout: Sheet) -> None:
+    """Widen the range of x or y where a unit must be as long on both, as plotly does."""
+    for name, axes in panels.items():
+        other = layout[_full(name)].get("anchor", f"y{name[1:]}")
+        anchors = {one: _axis(layout, one).get("scaleanchor") for one in (name, other)}
+        if not any(anchors.values()):
+            continue
+        linear = axes.get_xscale() == axes.get_yscale() == "linear"
+        if not linear or anchors not in ({name: None, other: name}, {name: other, other: None}):
+            raise refusal("scale tied to another panel's or a logarithmic axis", "linear pairs")
+        box, ranges = axes.get_window_extent(), (axes.get_xlim(), axes.get_ylim())
+        ratio = _axis(layout, other).get("scaleratio") or 1.0
+        if anchors[name]:
+            ratio = 1 / (_axis(layout, name).get("scaleratio") or 1.0)
+        lengths = (box.width, box.height / ratio)
+        unit = min(length / abs(high - low)
+                   for length, (low, high) in zip(lengths, ranges, strict=True))  # fmt: skip
+        limits = []
+        for length, (low, high) in zip(lengths, ranges, strict=True):
+            half = math.copysign(length / unit / 2, high - low)
+            limits.append(((low + high) / 2 - half, (low + high) / 2 + half))
+        axes.set(xlim=limits[0], ylim=limits[1])
+
+
+def _hide_outside(axes: Axes) -> None:
+    """Take away what may reach over the axes but whose point lies beyond them."""
+    ends = [sorted(axes.get_xlim()), sorted(axes.get_ylim())]
+    for mark in axes.lines:
+        if mark.get_clip_on() or mark.get_linestyle() != "None":
+            continue
+        kept = [
+            spot
+            for spot in zip(*mark.get_data(), strict=True)
+            if all(low <= at <= high for at, (low, high) in zip(spot, ends, strict=True))
+        ]
+        mark.set_data([x for x, _ in kept], [y for _, y in kept])
 
 
 def _limits(axes: Axes, side: str, axis: Sheet) -> tuple[float, float]:
@@ -180,22 +226,23 @@ def _set_numbers(axes: Axes, side: str, axis: Sheet) -> None:
     of.set_ticklabels([mathtext(str(text)) for text in texts])
 
 
-def _transform(page: Figure, panels: dict[str, Axes], ref: str, side: str) -> Transform:
+def _transform(page: Figure, panels: dict[str, Axes], ref: str) -> Transform:
     """Where coordinates lie: on the page, in a panel's data, or along its sides."""
     if ref == "paper":
         return page.transFigure
     axis, _, domain = ref.partition(" ")
     axes = panels[f"x{axis[1:]}"]
-    if domain:
-        return axes.transAxes
-    return axes.transData if side else axes.transAxes
+    return axes.transAxes if domain else axes.transData
+
+
+def _place(page: Figure, panels: dict[str, Axes], item: Sheet) -> Transform:
+    """Where the x and the y of a shape or note lie."""
+    x, y = (_transform(page, panels, item.get(f"{axis}ref", axis)) for axis in "xy")
+    return x if x == y else blended_transform_factory(x, y)
 
 
 def _add_shape(page: Figure, panels: dict[str, Axes], shape: Sheet) -> None:
-    x_ref, y_ref = shape.get("xref", "x"), shape.get("yref", "y")
-    place = blended_transform_factory(
-        _transform(page, panels, x_ref, "x"), _transform(page, panels, y_ref, "y")
-    )
+    x_ref, place = shape.get("xref", "x"), _place(page, panels, shape)
     axes = (
         panels[f"x{x_ref.partition(' ')[0][1:]}"]
         if x_ref != "paper"
@@ -222,9 +269,9 @@ def _add_shape(page: Figure, panels: dict[str, Axes], shape: Sheet) -> None:
 
 def _add_note(page: Figure, panels: dict[str, Axes], note: Sheet) -> None:
     ref = note.get("xref", "x")
-    place = page.transFigure if ref == "paper" else panels[f"x{ref[1:]}"].transData
+    place = _place(page, panels, note)
     shift = POINT * note.get("xshift", 0), POINT * note.get("yshift", 0)
-    on = next(iter(panels.values())) if ref == "paper" else panels[f"x{ref[1:]}"]
+    on = next(iter(panels.values())) if ref == "paper" else panels[f"x{ref.split()[0][1:]}"]
     size = note.get("font", {}).get("size", 12)
     vertical = {"middle": "center", "auto": "center"}
     on.annotate(
