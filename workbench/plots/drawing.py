@@ -13,21 +13,20 @@ from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Transform, blended_transform_factory
 from plotly.colors import get_colorscale
 
 from workbench.plots.lettering import mathtext
 from workbench.plots.marks import add_trace, dashes
 from workbench.plots.points import POINT, colour, refusal
+from workbench.plots.scales import axis_of, full_name, set_ranges
 
 PX, DPI = 96, 300
 BEHIND = 0.5
 """Order of what lies below the data."""
-
-BETWEEN = 38
-"""Pixels from one number of an axis to the next, at the least, where matplotlib chooses them."""
 
 Sheet = dict[str, Any]
 
@@ -60,15 +59,12 @@ def draw(figure: go.Figure, suffix: str) -> bytes:
         before: dict[str, Sheet] = {}
         for order, trace in enumerate(sheet["data"]):
             x, y = trace.get("xaxis", "x"), trace.get("yaxis", "y")
-            if y != layout.get(_full(x), {}).get("anchor", f"y{x[1:]}"):
+            if y != layout.get(full_name(x), {}).get("anchor", f"y{x[1:]}"):
                 raise refusal("second y axis", "one in each panel")
             add_trace(panels[x], trace, order, before.get(x))
             if trace["type"] == "scatter":
                 before[x] = trace
-        _set_ranges(panels, layout)
-        _set_scales(panels, layout)
-        for axes in panels.values():
-            _hide_outside(axes)
+        set_ranges(panels, layout)
         for shape in layout.get("shapes", ()):
             _add_shape(page, panels, shape)
         for note in layout.get("annotations", ()):
@@ -89,22 +85,12 @@ def _fonts(families: str) -> list[str]:
     return [*found, "DejaVu Sans"]  # which matplotlib brings
 
 
-def _axis(layout: Sheet, name: str) -> Sheet:
-    """An axis with what it does not say itself taken from the template."""
-    template = layout.get("template", {}).get("layout", {})
-    return template.get(f"{name[0]}axis", {}) | layout.get(_full(name), {})
-
-
-def _full(name: str) -> str:
-    return f"{name[0]}axis{name[1:]}"
-
-
 def _panels(page: Figure, layout: Sheet) -> dict[str, Axes]:
     """Axes by the name of their x axis."""
     panels = {}
     for key in [key for key in layout if key.startswith("xaxis")]:
         name = key.replace("axis", "")
-        x, y = _axis(layout, name), _axis(layout, layout[key].get("anchor", f"y{name[1:]}"))
+        x, y = axis_of(layout, name), axis_of(layout, layout[key].get("anchor", f"y{name[1:]}"))
         (left, right), (low, high) = x.get("domain", (0, 1)), y.get("domain", (0, 1))
         axes = page.add_axes((left, low, right - left, high - low))
         axes.patch.set_visible(False)
@@ -144,88 +130,6 @@ def _dress(axes: Axes, side: Literal["x", "y"], axis: Sheet) -> None:
              linewidth=POINT * axis.get("zerolinewidth", 1))  # fmt: skip
 
 
-def _set_ranges(panels: dict[str, Axes], layout: Sheet) -> None:
-    """Fix every axis: where it begins and ends, and which numbers it shows."""
-    for name, axes in panels.items():
-        other = layout[_full(name)].get("anchor", f"y{name[1:]}")
-        for side, axis in (("x", _axis(layout, name)), ("y", _axis(layout, other))):
-            limits = _limits(axes, side, axis)
-            axes.set(**{f"{side}lim": limits})
-            _set_numbers(axes, side, axis)
-    for name, axes in panels.items():
-        other = layout[_full(name)].get("anchor", f"y{name[1:]}")
-        if matched := _axis(layout, name).get("matches"):
-            axes.set_xlim(panels[f"x{matched[1:]}"].get_xlim())
-        if matched := _axis(layout, other).get("matches"):
-            axes.set_ylim(panels[f"x{matched[1:]}"].get_ylim())
-
-
-def _set_scales(panels: dict[str, Axes], layout: Sheet) -> None:
-    """Widen the range of x or y where a unit must be as long on both, as plotly does."""
-    for name, axes in panels.items():
-        other = layout[_full(name)].get("anchor", f"y{name[1:]}")
-        anchors = {one: _axis(layout, one).get("scaleanchor") for one in (name, other)}
-        if not any(anchors.values()):
-            continue
-        linear = axes.get_xscale() == axes.get_yscale() == "linear"
-        if not linear or anchors not in ({name: None, other: name}, {name: other, other: None}):
-            raise refusal("scale tied to another panel's or a logarithmic axis", "linear pairs")
-        box, ranges = axes.get_window_extent(), (axes.get_xlim(), axes.get_ylim())
-        ratio = _axis(layout, other).get("scaleratio") or 1.0
-        if anchors[name]:
-            ratio = 1 / (_axis(layout, name).get("scaleratio") or 1.0)
-        lengths = (box.width, box.height / ratio)
-        unit = min(length / abs(high - low)
-                   for length, (low, high) in zip(lengths, ranges, strict=True))  # fmt: skip
-        limits = []
-        for length, (low, high) in zip(lengths, ranges, strict=True):
-            half = math.copysign(length / unit / 2, high - low)
-            limits.append(((low + high) / 2 - half, (low + high) / 2 + half))
-        axes.set(xlim=limits[0], ylim=limits[1])
-
-
-def _hide_outside(axes: Axes) -> None:
-    """Take away what may reach over the axes but whose point lies beyond them."""
-    ends = [sorted(axes.get_xlim()), sorted(axes.get_ylim())]
-    for mark in axes.lines:
-        if mark.get_clip_on() or mark.get_linestyle() != "None":
-            continue
-        kept = [
-            spot
-            for spot in zip(*mark.get_data(), strict=True)
-            if all(low <= at <= high for at, (low, high) in zip(spot, ends, strict=True))
-        ]
-        mark.set_data([x for x, _ in kept], [y for _, y in kept])
-
-
-def _limits(axes: Axes, side: str, axis: Sheet) -> tuple[float, float]:
-    if asked := axis.get("range"):
-        low, high = (10.0**end if axis.get("type") == "log" else float(end) for end in asked)
-        return low, high
-    axes.autoscale_view()
-    low, high = axes.get_xlim() if side == "x" else axes.get_ylim()
-    if axis.get("rangemode") == "tozero":
-        data = axes.dataLim.intervaly if side == "y" else axes.dataLim.intervalx
-        low, high = (0.0, high) if data[0] >= 0 else (low, max(0.0, high))
-    return (high, low) if axis.get("autorange") == "reversed" else (low, high)
-
-
-def _set_numbers(axes: Axes, side: str, axis: Sheet) -> None:
-    of = axes.xaxis if side == "x" else axes.yaxis
-    values = axis.get("tickvals")
-    if values is None:
-        if axis.get("type") != "log" and not of.have_units():
-            box = axes.get_window_extent()
-            length = (box.width if side == "x" else 1.6 * box.height) / DPI * PX
-            most = max(2, min(int(length / BETWEEN), (axis.get("nticks") or 99) - 1))
-            of.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10]))
-        return
-    of.set_major_locator(FixedLocator(list(values)))
-    of.set_minor_locator(NullLocator())
-    texts = axis.get("ticktext") or [f"{value:g}" for value in values]
-    of.set_ticklabels([mathtext(str(text)) for text in texts])
-
-
 def _transform(page: Figure, panels: dict[str, Axes], ref: str) -> Transform:
     """Where coordinates lie: on the page, in a panel's data, or along its sides."""
     if ref == "paper":
@@ -242,26 +146,20 @@ def _place(page: Figure, panels: dict[str, Axes], item: Sheet) -> Transform:
 
 
 def _add_shape(page: Figure, panels: dict[str, Axes], shape: Sheet) -> None:
-    x_ref, place = shape.get("xref", "x"), _place(page, panels, shape)
-    axes = (
-        panels[f"x{x_ref.partition(' ')[0][1:]}"]
-        if x_ref != "paper"
-        else next(iter(panels.values()))
-    )
+    refs, place = [shape.get(f"{side}ref", side) for side in "xy"], _place(page, panels, shape)
+    # Over several panels it lies on the page: on a panel it would be under the later ones.
+    on = page if "paper" in refs else panels[f"x{refs[0].partition(' ')[0][1:]}"]
+    behind = -1.0 if on is page else BEHIND
     line = shape.get("line", {})
     style = {"linewidth": POINT * line.get("width", 2), "linestyle": dashes(line.get("dash")),
              "transform": place, "clip_on": False,
-             "zorder": BEHIND if shape.get("layer") == "below" else 4}  # fmt: skip
+             "zorder": behind if shape.get("layer") == "below" else 4}  # fmt: skip
     (x0, x1), (y0, y1) = ([shape[f"{side}{end}"] for end in (0, 1)] for side in "xy")
     if shape.get("type") == "line":
-        limits = axes.get_xlim(), axes.get_ylim()
-        axes.plot(
-            [x0, x1], [y0, y1], color=colour(line.get("color")), scalex=False, scaley=False, **style
-        )
-        axes.set(xlim=limits[0], ylim=limits[1])
+        on.add_artist(Line2D([x0, x1], [y0, y1], color=colour(line.get("color")), **style))
         return
     edge = colour(line.get("color")) if line.get("width", 2) else "none"
-    axes.add_patch(
+    on.add_artist(
         Rectangle((x0, y0), x1 - x0, y1 - y0, edgecolor=edge,
                   facecolor=colour(shape.get("fillcolor"), "none"), **style)
     )  # fmt: skip

@@ -119,14 +119,16 @@ def add_arrows(axes: Axes, trace: Sheet, x: Any, y: Any, zorder: float) -> None:
         size = POINT * float(_at(marker.get("size", 6), index))
         tone = colour(_at(marker.get("color"), index) or line.get("color"))
         tone = _faded(tone, trace.get("opacity", 1.0) * _at(marker.get("opacity", 1.0), index))
-        head = f"-|>,head_length={size},head_width={size / 2}" if size else "-"
         ends = [(x[at], y[at]) for at in (index - 1, index)]
         apart = POINT * float(_at(marker.get("standoff", 0), index))
-        arrow = FancyArrowPatch(
-            *ends, arrowstyle=head, mutation_scale=1, shrinkA=0, shrinkB=apart, color=tone,
-            linewidth=width, capstyle="butt", joinstyle="miter", zorder=zorder,
-        )  # fmt: skip
-        axes.add_patch(arrow)
+        head = f"-|>,head_length={size},head_width={size / 2}"
+        # Without an edge, or the head would be larger than asked for by its corners.
+        for style, stroke, short in (("-", width, apart + size / 2), (head, 0.0, apart)):
+            arrow = FancyArrowPatch(
+                *ends, arrowstyle=style, mutation_scale=1, shrinkA=0, shrinkB=short, color=tone,
+                linewidth=stroke, capstyle="butt", zorder=zorder,
+            )  # fmt: skip
+            axes.add_patch(arrow)
     axes.update_datalim(np.column_stack([x, y]))
 
 
