@@ -1,8 +1,12 @@
 """Exported figures: exact size, embedded fonts, text as text, provenance, and nothing cut."""
 
+import inspect
 import json
+import os
 import re
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -235,6 +239,8 @@ def test_cells_of_a_heat_map_become_polygons_of_the_same_colours():
         ({"width": "9m"}, "85mm"),
         ({"width": "2mm"}, "outside 1.5 to 20 inches"),
         ({"height": 0.3}, "leaves no room"),
+        ({"height": float("nan")}, "Height nan is no length"),
+        ({"height": float("inf")}, "Height inf is no length"),
     ],
 )
 def test_a_size_that_cannot_be_is_refused_before_anything_is_written(
@@ -246,6 +252,120 @@ def test_a_size_that_cannot_be_is_refused_before_anything_is_written(
     with pytest.raises(ConfigError, match=told):
         workbench.export(figures["alignment"].figure, tmp_path / "new" / "a.pdf", **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_size_of_another_type_is_refused_in_a_line():
+    from workbench.errors import ConfigError
+    from workbench.plots.printing import for_print
+    from workbench.plots.widths import inches
+
+    # As a caller has them, whose types nothing checks.
+    with pytest.raises(ConfigError, match=r"No width 3\.5: name one of"):
+        inspect.unwrap(inches)(3.5)
+    with pytest.raises(ConfigError, match="Height '3' is no length"):
+        inspect.unwrap(for_print)(go.Figure(go.Scatter(x=[1], y=[1])), 3.5, "3")
+
+
+STRANGE = {"θ–鍵": "a", "lone \ud800": "b \ud800\x00", "count": 3, "": "no name"}
+"""Keys and values that no file format takes as they are."""
+
+
+@pytest.mark.usefixtures("without_browser")
+def test_strange_provenance_is_written_as_far_as_a_format_can(figures, tmp_path):
+    from xml.etree import ElementTree
+
+    for suffix in ("pdf", "svg", "png"):
+        path = tmp_path / f"a.{suffix}"
+        quiet_export(figures["alignment"].figure, path, provenance=STRANGE)
+    ElementTree.parse(tmp_path / "a.svg")
+    assert "θ–鍵: a" in (tmp_path / "a.svg").read_text()
+    told = [content for kind, content in png_chunks((tmp_path / "a.png").read_bytes())
+            if kind == b"tEXt"]  # fmt: skip
+    assert len(told) == len(STRANGE)
+    assert b"count\x003" in told
+    assert all(0 < text.index(b"\0") < 80 for text in told)
+    assert "θ–鍵: a" in poppler("pdfinfo", tmp_path / "a.pdf")
+
+
+def test_a_browser_that_does_not_start_is_told_in_a_line_and_matplotlib_draws(tmp_path):
+    pytest.importorskip("kaleido", reason="needs the `export` extra")
+    script = (
+        "import workbench, plotly.graph_objects as go\n"
+        "workbench.export(go.Figure(go.Scatter(x=[1, 2], y=[1, 2])), 'a.svg')\n"
+    )
+    here = {"BROWSER_PATH": "/bin/false", "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path, env=os.environ | here, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (line,) = done.stderr.strip().splitlines()
+    assert "The browser /bin/false does not start; install one" in line
+    assert line.endswith("Drawn by matplotlib instead.")
+    assert (tmp_path / "a.svg").exists()
+
+
+def two_rows(columns=1):
+    """A figure of two rows of panels with one x axis, and a line across all."""
+    figure = go.Figure().set_subplots(2, columns, shared_xaxes=True)
+    for row in (1, 2):
+        for column in range(1, columns + 1):
+            place = {"row": row, "col": column}
+            figure.add_scatter(
+                x=[1, 2], y=[row, 2], name=f"{row}{column}", line_color="#882255", **place
+            )
+    figure.update_xaxes(title_text="step", row=2)
+    return figure.add_shape(type="line", x0=1, x1=1, y0=0, y1=1, xref="x", yref="paper")
+
+
+def test_rows_of_the_screen_stay_rows_and_only_the_last_has_numbers():
+    from workbench.plots.printing import for_print
+
+    printed = for_print(two_rows(), 6.75).layout
+    assert printed.yaxis2.domain[1] < printed.yaxis.domain[0]
+    assert printed.xaxis.domain == printed.xaxis2.domain
+    assert printed.xaxis.showticklabels is False
+    assert printed.xaxis2.title.text == "step"
+    assert printed.meta["stacked"] is False
+
+
+def test_panels_in_two_rows_and_columns_are_stacked_only_where_they_are_too_narrow():
+    from workbench.plots.printing import for_print
+
+    wide, narrow = (for_print(two_rows(2), width).layout for width in (6.75, 3.25))
+    assert wide.yaxis.domain == wide.yaxis2.domain
+    assert wide.xaxis.domain == wide.xaxis3.domain
+    assert wide.xaxis2.domain[0] > wide.xaxis.domain[1]
+    tops = [narrow[f"yaxis{n}"].domain[1] for n in ("", 2, 3, 4)]
+    assert tops == sorted(tops, reverse=True)
+    assert len(set(tops)) == 4
+    assert all(narrow[f"xaxis{n}"].showticklabels for n in ("", 2, 3, 4))
+
+
+def test_a_line_across_all_panels_ends_at_the_last_and_not_in_the_legend():
+    from workbench.plots.printing import for_print
+
+    printed = for_print(two_rows(), 3.25).layout
+    (line,) = [shape for shape in printed.shapes if shape.yref == "paper"]
+    assert (line.y0, line.y1) == (printed.yaxis2.domain[0], printed.yaxis.domain[1])
+    assert line.y0 > printed.yaxis99.domain[1] > 0
+
+
+def test_keys_of_the_legend_have_the_colours_of_their_curves():
+    from workbench.plots.printing import for_print
+
+    figure = go.Figure([
+        go.Scatter(x=[1], y=[1], mode="lines+markers", name="line", line_color="#882255"),
+        go.Scatter(x=[1], y=[1], mode="markers", name="mark", marker_color="#009E73"),
+        go.Scatter(x=[1], y=[1], mode="text", name="text", text="t", textfont_color="#D55E00"),
+        go.Scatter(x=[1], y=[1], mode="lines+markers", name="none"),
+    ])  # fmt: skip
+    printed = for_print(figure, 3.25)
+    keys = [trace for trace in printed.data if trace.meta == "key"]
+    dots = [trace.marker.color for trace in keys if trace.mode == "markers"]
+    assert dots == ["#882255", "#009E73", printed.data[3].marker.color]
+    assert printed.data[0].marker.color == "#882255"
+    assert printed.data[3].line.color == printed.data[3].marker.color is not None
+    assert [trace.textfont.color for trace in keys if trace.mode == "text"] == ["#D55E00"]
 
 
 def test_without_browser_and_matplotlib_the_error_says_what_to_install(

@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -65,6 +66,11 @@ class Browser:
         self._thread.start()
         try:
             self._kaleido = self._wait(_open())
+        except BrowserError as error:
+            self._stop()
+            raise BrowserError(
+                f"the browser {find_browser()} does not start; {INSTALL}, or correct BROWSER_PATH"
+            ) from error
         except BaseException:
             self._stop()
             raise
@@ -82,7 +88,6 @@ class Browser:
                 self._wait(self._kaleido.close())
             finally:
                 self._stop()
-                self._log.setLevel(self._level)
 
     def draw(self, figure: go.Figure, suffix: str) -> bytes:
         """Return a figure of fixed width and height (pixels) as `pdf`, `svg` or `png`.
@@ -103,15 +108,27 @@ class Browser:
                 f"The browser did not answer within {SECONDS} s; try again."
             ) from None
         except (RuntimeError, OSError, ValueError) as error:
-            raise BrowserError(
-                f"The browser failed: {' '.join(str(error).split())[:300]}"
-            ) from error
+            # Choreographer's errors hold a line of their message each.
+            told = " ".join(str(error.args[0] if error.args else error).split())[:300]
+            raise BrowserError(f"The browser failed: {told or type(error).__name__}") from error
 
     def _stop(self) -> None:
+        """End what still runs in the loop, then the loop."""
+        self._log.setLevel(self._level)
+        with suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(_end_others(), self._loop).result(SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(SECONDS)
         if not self._loop.is_running():
             self._loop.close()
+
+
+async def _end_others() -> None:
+    """Cancel every other task, such as those of a browser that closed at once."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _open() -> Any:

@@ -13,21 +13,20 @@ from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Transform, blended_transform_factory
 from plotly.colors import get_colorscale
 
-from workbench.errors import ConfigError
 from workbench.plots.lettering import mathtext
-from workbench.plots.marks import POINT, add_trace, colour, dashes
+from workbench.plots.marks import add_trace, dashes
+from workbench.plots.points import POINT, colour, refusal
+from workbench.plots.scales import axis_of, full_name, set_ranges
 
 PX, DPI = 96, 300
 BEHIND = 0.5
 """Order of what lies below the data."""
-
-BETWEEN = 38
-"""Pixels from one number of an axis to the next, at the least, where matplotlib chooses them."""
 
 Sheet = dict[str, Any]
 
@@ -38,7 +37,7 @@ def draw(figure: go.Figure, suffix: str) -> bytes:
     Text stays text, in embedded TrueType fonts (PDF) or by name (SVG).
 
     Raises:
-        ConfigError: If it has a trace of a kind that cannot be translated.
+        ConfigError: If it has a trace, mark or axis of a kind that cannot be translated.
     """
     sheet = figure.to_plotly_json()
     layout = sheet["layout"]
@@ -57,12 +56,15 @@ def draw(figure: go.Figure, suffix: str) -> bytes:
     with rc_context(settings):
         page = Figure(figsize=(layout["width"] / PX, layout["height"] / PX), dpi=DPI)
         panels = _panels(page, layout)
+        before: dict[str, Sheet] = {}
         for order, trace in enumerate(sheet["data"]):
             x, y = trace.get("xaxis", "x"), trace.get("yaxis", "y")
-            if y != layout.get(_full(x), {}).get("anchor", f"y{x[1:]}"):
-                raise ConfigError("Without a browser no second y axis can be drawn.")
-            add_trace(panels[x], trace, order)
-        _set_ranges(panels, layout)
+            if y != layout.get(full_name(x), {}).get("anchor", f"y{x[1:]}"):
+                raise refusal("second y axis", "one in each panel")
+            add_trace(panels[x], trace, order, before.get(x))
+            if trace["type"] == "scatter":
+                before[x] = trace
+        set_ranges(panels, layout)
         for shape in layout.get("shapes", ()):
             _add_shape(page, panels, shape)
         for note in layout.get("annotations", ()):
@@ -83,22 +85,12 @@ def _fonts(families: str) -> list[str]:
     return [*found, "DejaVu Sans"]  # which matplotlib brings
 
 
-def _axis(layout: Sheet, name: str) -> Sheet:
-    """An axis with what it does not say itself taken from the template."""
-    template = layout.get("template", {}).get("layout", {})
-    return template.get(f"{name[0]}axis", {}) | layout.get(_full(name), {})
-
-
-def _full(name: str) -> str:
-    return f"{name[0]}axis{name[1:]}"
-
-
 def _panels(page: Figure, layout: Sheet) -> dict[str, Axes]:
     """Axes by the name of their x axis."""
     panels = {}
     for key in [key for key in layout if key.startswith("xaxis")]:
         name = key.replace("axis", "")
-        x, y = _axis(layout, name), _axis(layout, layout[key].get("anchor", f"y{name[1:]}"))
+        x, y = axis_of(layout, name), axis_of(layout, layout[key].get("anchor", f"y{name[1:]}"))
         (left, right), (low, high) = x.get("domain", (0, 1)), y.get("domain", (0, 1))
         axes = page.add_axes((left, low, right - left, high - low))
         axes.patch.set_visible(False)
@@ -138,83 +130,36 @@ def _dress(axes: Axes, side: Literal["x", "y"], axis: Sheet) -> None:
              linewidth=POINT * axis.get("zerolinewidth", 1))  # fmt: skip
 
 
-def _set_ranges(panels: dict[str, Axes], layout: Sheet) -> None:
-    """Fix every axis: where it begins and ends, and which numbers it shows."""
-    for name, axes in panels.items():
-        other = layout[_full(name)].get("anchor", f"y{name[1:]}")
-        for side, axis in (("x", _axis(layout, name)), ("y", _axis(layout, other))):
-            limits = _limits(axes, side, axis)
-            axes.set(**{f"{side}lim": limits})
-            _set_numbers(axes, side, axis)
-    for name, axes in panels.items():
-        other = layout[_full(name)].get("anchor", f"y{name[1:]}")
-        if matched := _axis(layout, other).get("matches"):
-            axes.set_ylim(panels[f"x{matched[1:]}"].get_ylim())
-
-
-def _limits(axes: Axes, side: str, axis: Sheet) -> tuple[float, float]:
-    if asked := axis.get("range"):
-        low, high = (10.0**end if axis.get("type") == "log" else float(end) for end in asked)
-        return low, high
-    axes.autoscale_view()
-    low, high = axes.get_xlim() if side == "x" else axes.get_ylim()
-    if axis.get("rangemode") == "tozero":
-        data = axes.dataLim.intervaly if side == "y" else axes.dataLim.intervalx
-        low, high = (0.0, high) if data[0] >= 0 else (low, max(0.0, high))
-    return (high, low) if axis.get("autorange") == "reversed" else (low, high)
-
-
-def _set_numbers(axes: Axes, side: str, axis: Sheet) -> None:
-    of = axes.xaxis if side == "x" else axes.yaxis
-    values = axis.get("tickvals")
-    if values is None:
-        if axis.get("type") != "log" and not of.have_units():
-            box = axes.get_window_extent()
-            length = (box.width if side == "x" else 1.6 * box.height) / DPI * PX
-            most = max(2, min(int(length / BETWEEN), (axis.get("nticks") or 99) - 1))
-            of.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10]))
-        return
-    of.set_major_locator(FixedLocator(list(values)))
-    of.set_minor_locator(NullLocator())
-    texts = axis.get("ticktext") or [f"{value:g}" for value in values]
-    of.set_ticklabels([mathtext(str(text)) for text in texts])
-
-
-def _transform(page: Figure, panels: dict[str, Axes], ref: str, side: str) -> Transform:
+def _transform(page: Figure, panels: dict[str, Axes], ref: str) -> Transform:
     """Where coordinates lie: on the page, in a panel's data, or along its sides."""
     if ref == "paper":
         return page.transFigure
     axis, _, domain = ref.partition(" ")
     axes = panels[f"x{axis[1:]}"]
-    if domain:
-        return axes.transAxes
-    return axes.transData if side else axes.transAxes
+    return axes.transAxes if domain else axes.transData
+
+
+def _place(page: Figure, panels: dict[str, Axes], item: Sheet) -> Transform:
+    """Where the x and the y of a shape or note lie."""
+    x, y = (_transform(page, panels, item.get(f"{axis}ref", axis)) for axis in "xy")
+    return x if x == y else blended_transform_factory(x, y)
 
 
 def _add_shape(page: Figure, panels: dict[str, Axes], shape: Sheet) -> None:
-    x_ref, y_ref = shape.get("xref", "x"), shape.get("yref", "y")
-    place = blended_transform_factory(
-        _transform(page, panels, x_ref, "x"), _transform(page, panels, y_ref, "y")
-    )
-    axes = (
-        panels[f"x{x_ref.partition(' ')[0][1:]}"]
-        if x_ref != "paper"
-        else next(iter(panels.values()))
-    )
+    refs, place = [shape.get(f"{side}ref", side) for side in "xy"], _place(page, panels, shape)
+    # Over several panels it lies on the page: on a panel it would be under the later ones.
+    on = page if "paper" in refs else panels[f"x{refs[0].partition(' ')[0][1:]}"]
+    behind = -1.0 if on is page else BEHIND
     line = shape.get("line", {})
     style = {"linewidth": POINT * line.get("width", 2), "linestyle": dashes(line.get("dash")),
              "transform": place, "clip_on": False,
-             "zorder": BEHIND if shape.get("layer") == "below" else 4}  # fmt: skip
+             "zorder": behind if shape.get("layer") == "below" else 4}  # fmt: skip
     (x0, x1), (y0, y1) = ([shape[f"{side}{end}"] for end in (0, 1)] for side in "xy")
     if shape.get("type") == "line":
-        limits = axes.get_xlim(), axes.get_ylim()
-        axes.plot(
-            [x0, x1], [y0, y1], color=colour(line.get("color")), scalex=False, scaley=False, **style
-        )
-        axes.set(xlim=limits[0], ylim=limits[1])
+        on.add_artist(Line2D([x0, x1], [y0, y1], color=colour(line.get("color")), **style))
         return
     edge = colour(line.get("color")) if line.get("width", 2) else "none"
-    axes.add_patch(
+    on.add_artist(
         Rectangle((x0, y0), x1 - x0, y1 - y0, edgecolor=edge,
                   facecolor=colour(shape.get("fillcolor"), "none"), **style)
     )  # fmt: skip
@@ -222,9 +167,9 @@ def _add_shape(page: Figure, panels: dict[str, Axes], shape: Sheet) -> None:
 
 def _add_note(page: Figure, panels: dict[str, Axes], note: Sheet) -> None:
     ref = note.get("xref", "x")
-    place = page.transFigure if ref == "paper" else panels[f"x{ref[1:]}"].transData
+    place = _place(page, panels, note)
     shift = POINT * note.get("xshift", 0), POINT * note.get("yshift", 0)
-    on = next(iter(panels.values())) if ref == "paper" else panels[f"x{ref[1:]}"]
+    on = next(iter(panels.values())) if ref == "paper" else panels[f"x{ref.split()[0][1:]}"]
     size = note.get("font", {}).get("size", 12)
     vertical = {"middle": "center", "auto": "center"}
     on.annotate(

@@ -91,7 +91,8 @@ class Press:
         provenance: Mapping[str, str] | None = None,
     ) -> Path:
         """Write a figure; arguments and errors as of `workbench.export`."""
-        path, facts = Path(path), dict(provenance or {})
+        path = Path(path)
+        facts = {printable(key): printable(value) for key, value in (provenance or {}).items()}
         suffix, across = format_of(path.suffix.removeprefix(".")), inches(width)
         if suffix == "html":
             content = _html(figure, path.stem, caption or "", facts)
@@ -117,8 +118,12 @@ class Press:
         """Start the browser; without one, see that matplotlib is there."""
         wanting = browser.missing()
         if wanting is None:
-            self._browser = browser.Browser()
-        elif importlib.util.find_spec("matplotlib") is None:
+            try:
+                self._browser = browser.Browser()
+                return
+            except browser.BrowserError as error:
+                wanting = str(error)
+        if importlib.util.find_spec("matplotlib") is None:
             raise ConfigError(f"Figures need a browser, or matplotlib: {wanting}.")
         else:
             self.remark = f"{wanting[0].upper()}{wanting[1:]}. Drawn by matplotlib instead."
@@ -146,7 +151,7 @@ def _stamped(content: bytes, suffix: str, facts: Mapping[str, str], width: float
 
 
 def _lines(facts: Mapping[str, str]) -> list[str]:
-    return [f"{key}: {printable(value)}" for key, value in facts.items()]
+    return [f"{key}: {value}" for key, value in facts.items()]
 
 
 def _told(figure: go.Figure, caption: str, facts: Mapping[str, str]) -> str:

@@ -113,13 +113,23 @@ def _keys(entry: Sheet, x: float, y: float, size: float) -> list[Sheet]:
         plain = {key: value for key, value in line.items() if key != "shape"}
         keys.append(bare | {"mode": "lines", "line": plain, "x": [x, x + KEY], "y": [y, y]})
     if "markers" in mode:
-        mark = {"mode": "markers", "marker": _fitting(entry["marker"], size)}
+        mark = {"mode": "markers", "marker": _fitting(entry.get("marker", {}), size)}
         keys.append(bare | mark | {"x": [x + KEY / 2], "y": [y]})
+    if mode == "text":
+        keys.append(
+            bare | {"mode": "text", "text": ["Aa"], "textposition": "middle center",
+                    "textfont": entry.get("textfont", {}), "x": [x + KEY / 2], "y": [y]}
+        )  # fmt: skip
     return keys
 
 
 def _fitting(marker: Sheet, size: float) -> Sheet:
-    """A mark no larger than its row."""
-    asked = marker.get("size", 6)
-    asked = asked if isinstance(asked, int | float) else max(asked)
-    return marker | {"size": min(asked, size)}
+    """The mark that stands for all of a trace: the first, as on the screen, in a row's height."""
+    sizes = marker.get("size", 6)
+    largest = sizes if isinstance(sizes, int | float) else max(sizes)
+    looks = {
+        key: value[0] if isinstance(value, list | tuple) and len(value) else value
+        for key, value in marker.items()
+        if key not in ("standoff", "angleref")
+    }
+    return looks | {"size": min(largest, size)}

@@ -1,30 +1,13 @@
-"""Traces of a plotly figure as marks on matplotlib axes: curves, points, areas, bars."""
+"""Traces of a plotly figure on matplotlib axes: curves, points, areas, bars."""
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import to_rgba
 
-from workbench.errors import ConfigError
-from workbench.plots.lettering import mathtext
-
-POINT = 0.75
-"""Points per pixel."""
-
-SYMBOLS: dict[str, Any] = {
-    "circle": "o", "square": "s", "diamond": "D", "cross": "P", "x": "X", "triangle-up": "^",
-    "triangle-down": "v", "triangle-left": "<", "triangle-right": ">", "pentagon": "p",
-    "hexagon": "h", "star": "*", "diamond-tall": "d", "x-thin": "x", "cross-thin": "+",
-    "diamond-wide": [(-1, 0), (0, 0.6), (1, 0), (0, -0.6), (-1, 0)],
-    "hourglass": [(-1, 1), (1, 1), (-1, -1), (1, -1), (-1, 1)],
-    "bowtie": [(-1, -1), (-1, 1), (1, -1), (1, 1), (-1, -1)],
-    "star-triangle-up": (3, 1, 0), "star-square": (4, 1, 45),
-}  # fmt: skip
-"""Plotly's symbols as matplotlib's markers."""
+from workbench.plots.points import POINT, add_arrows, add_points, add_texts, colour, refusal
 
 DASHES = {"dash": (4, 2), "dot": (1, 1.5), "dashdot": (4, 1.5, 1, 1.5), "longdash": (7, 2)}
 SHAPES = {"linear": "default", "hv": "steps-post", "vh": "steps-pre", "hvh": "steps-mid"}
@@ -32,28 +15,24 @@ SHAPES = {"linear": "default", "hv": "steps-post", "vh": "steps-pre", "hvh": "st
 Sheet = dict[str, Any]
 
 
-def add_trace(axes: Axes, trace: Sheet, order: int) -> None:
+def add_trace(axes: Axes, trace: Sheet, order: int, before: Sheet | None = None) -> None:
     """Draw a trace; later ones lie above earlier ones.
 
+    Args:
+        axes: Of its panel.
+        trace: Of a printed figure.
+        order: Its place among all.
+        before: The curve drawn before it in the panel, to which an area may reach.
+
     Raises:
-        ConfigError: If it is of a kind that is not drawn here.
+        ConfigError: If it is of a kind, or has a mark or an area, that is not drawn here.
     """
-    draw = TRACES.get(trace["type"])
-    if draw is None:
-        raise ConfigError(
-            f"Without a browser no {trace['type']!r} trace can be drawn, only "
-            f"{', '.join(TRACES)}: install Chrome or Chromium."
-        )
-    draw(axes, trace, order)
-
-
-def colour(value: Any, otherwise: Any = "#222222") -> tuple[float, float, float, float]:
-    """Return a colour of plotly's as numbers from 0 to 1."""
-    found = re.fullmatch(r"rgba?\(([^)]*)\)", str(value))
-    if not found:
-        return to_rgba(value if isinstance(value, str) else otherwise)
-    red, green, blue, *alpha = (float(part) for part in found[1].split(","))
-    return (red / 255, green / 255, blue / 255, alpha[0] if alpha else 1.0)
+    if trace["type"] == "scatter":
+        _scatter(axes, trace, order, before)
+    elif trace["type"] == "bar":
+        _bars(axes, trace, order)
+    else:
+        raise refusal(f"{trace['type']!r} trace", "scatter, bar")
 
 
 def dashes(value: str | None) -> Any:
@@ -73,61 +52,55 @@ def numbers(values: Any) -> Any:
     return np.array([np.nan if value is None else value for value in listed], dtype=float)
 
 
-def _scatter(axes: Axes, trace: Sheet, order: int) -> None:
+def _scatter(axes: Axes, trace: Sheet, order: int, before: Sheet | None) -> None:
     x, y = numbers(trace.get("x")), numbers(trace.get("y"))
     mode, line, zorder = trace.get("mode", "lines+markers"), trace.get("line", {}), 3 + order / 1000
     shown = {"zorder": zorder, "clip_on": trace.get("cliponaxis", True)}
-    if trace.get("fill", "none") != "none":
-        _fill(axes, trace, x, y, zorder)
-    elif "lines" in mode and line.get("width", 2) > 0:
+    fill, marker = trace.get("fill", "none"), trace.get("marker", {})
+    if fill != "none":
+        _fill(axes, trace, (x, y), before, zorder)
+    if "markers" in mode and marker.get("angleref") == "previous":
+        add_arrows(axes, trace, x, y, zorder)
+        mode = mode.replace("markers", "").replace("lines", "")
+    if "lines" in mode and line.get("width", 2) > 0 and fill != "toself":
         axes.plot(
             x, y, color=colour(line.get("color")), linewidth=POINT * line.get("width", 2),
-            linestyle=dashes(line.get("dash")), drawstyle=SHAPES[line.get("shape", "linear")],
-            dash_capstyle="butt", **shown,
+            alpha=trace.get("opacity"), linestyle=dashes(line.get("dash")),
+            drawstyle=SHAPES[line.get("shape", "linear")], dash_capstyle="butt", **shown,
         )  # fmt: skip
     for axis in ("x", "y"):
         if bar := trace.get(f"error_{axis}"):
             _error_bars(axes, bar, axis, (x, y), zorder)
     if "markers" in mode:
-        _points(axes, trace.get("marker", {}), x, y, shown)
+        add_points(axes, trace, x, y, shown)
     if "text" in mode:
-        for at, up, text in zip(x, y, trace.get("text") or (), strict=False):
-            axes.annotate(mathtext(str(text)), (at, up), xytext=(3, 3), textcoords="offset points")
+        add_texts(axes, trace, x, y, shown)
 
 
-def _points(axes: Axes, marker: Sheet, x: Any, y: Any, shown: Sheet) -> None:
-    if not isinstance(marker.get("color", ""), str):
-        return  # it stands for a colour bar
-    name, line = str(marker.get("symbol", "circle")), marker.get("line", {})
-    open_, thin = name.endswith("-open"), name.endswith("-thin")
-    inside, edge = colour(marker.get("color")), colour(line.get("color", marker.get("color")))
-    sizes = np.broadcast_to(np.asarray(marker.get("size", 6), dtype=float), np.shape(x))
-    width = POINT * line.get("width", 1.0 if open_ or thin else 0.0)
-    for size in dict.fromkeys(sizes.tolist()):
-        chosen = np.flatnonzero(sizes == size)
-        axes.plot(
-            [x[index] for index in chosen], [y[index] for index in chosen], linestyle="none",
-            marker=SYMBOLS.get(name.removesuffix("-open"), "o"), markersize=POINT * size,
-            markerfacecolor="none" if open_ else inside, markeredgewidth=width,
-            markeredgecolor=inside if open_ else edge, **shown,
-        )  # fmt: skip
-
-
-def _fill(axes: Axes, trace: Sheet, x: Any, y: Any, zorder: float) -> None:
+def _fill(
+    axes: Axes, trace: Sheet, at: tuple[Any, Any], before: Sheet | None, zorder: float
+) -> None:
     """Areas within closed lines; a gap in the line begins another."""
-    line = trace.get("line", {})
-    if trace["fill"] == "tozeroy":
+    (x, y), line = at, trace.get("line", {})
+    fill = trace["fill"]
+    if fill == "tonexty" and before is not None:
+        x = np.concatenate([x, numbers(before["x"])[::-1]])
+        y = np.concatenate([y, numbers(before["y"])[::-1]])
+    elif fill in ("tozeroy", "tonexty"):
         x, y = np.concatenate([x[:1], x, x[-1:]]), np.concatenate([[0.0], y, [0.0]])
+    elif fill != "toself":
+        raise refusal(f"area {fill!r}", "'toself', 'tonexty', 'tozeroy'")
     corners = np.column_stack([x, y])
     gaps = np.flatnonzero(np.isnan(corners).any(axis=1))
     parts = [part[~np.isnan(part).any(axis=1)] for part in np.split(corners, gaps)]
     inside = colour(trace.get("fillcolor"), line.get("color"))
-    width = POINT * line.get("width", 2)
+    width = POINT * line.get("width", 2) if fill == "toself" else 0
     polygons = PolyCollection(
         [part for part in parts if len(part)],
         facecolors=[inside],
         edgecolors=[colour(line.get("color"), inside)] if width else "none",
         linewidths=width,
+        alpha=trace.get("opacity"),
         zorder=zorder,
     )
     axes.add_collection(polygons, autolim=True)
@@ -162,6 +135,3 @@ def _bars(axes: Axes, trace: Sheet, order: int) -> None:
 def _each(value: Any, n: int) -> Sequence[tuple[float, float, float, float]]:
     several = isinstance(value, list | tuple)
     return [colour(one) for one in value] if several else [colour(value)] * n
-
-
-TRACES: dict[str, Callable[[Axes, Sheet, int], None]] = {"scatter": _scatter, "bar": _bars}

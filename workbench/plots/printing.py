@@ -1,9 +1,11 @@
 """A figure set for paper: a copy at its final size, in small type, that nothing is cut from."""
 
+import math
 from copy import deepcopy
 from typing import Any
 
 import plotly.graph_objects as go
+from plotly.colors import DEFAULT_PLOTLY_COLORS as PLOTLY
 
 from workbench.errors import ConfigError
 from workbench.plots.cells import draw_cells
@@ -48,10 +50,15 @@ def for_print(figure: go.Figure, width: float, height: float | int | None = None
         height: In inches; by default what the panels need.
 
     Raises:
-        ConfigError: If nothing would be left of the panels at this height.
+        ConfigError: If the height is no number of inches, or nothing would be left of the panels.
     """
+    if height is not None and not (
+        isinstance(height, int | float) and math.isfinite(height) and height > 0
+    ):
+        raise ConfigError(f"Height {height!r} is no length in inches: give a number above 0.")
     sheet = deepcopy(figure.to_plotly_json())
     layout = sheet["layout"]
+    _colour_in(sheet)
     sheet["data"] = [
         _on_paper(trace) for trace in sheet["data"] if trace.get("visible") in (None, True)
     ]
@@ -75,6 +82,21 @@ def for_print(figure: go.Figure, width: float, height: float | int | None = None
     return go.Figure(sheet)
 
 
+def _colour_in(sheet: Sheet) -> None:
+    """Write out the colours that plotly gives: to marks their line's, else the next in order.
+
+    The legend's keys are traces of their own, which would come later in that order.
+    """
+    layout = sheet["layout"]
+    template = layout.get("template", {}).get("layout", {})
+    colours = layout.get("colorway") or template.get("colorway") or PLOTLY
+    for index, trace in enumerate(sheet["data"]):
+        given = [(trace.get(name) or {}).get("color") for name in ("line", "marker")]
+        own = next((one for one in given if isinstance(one, str)), colours[index % len(colours)])
+        for name in {"scatter": ("line", "marker"), "bar": ("marker",)}.get(trace["type"], ()):
+            trace[name] = {"color": own} | (trace.get(name) or {})
+
+
 def _on_paper(trace: Sheet) -> Sheet:
     return {key: value for key, value in trace.items() if key not in ON_SCREEN}
 
@@ -87,16 +109,23 @@ def _shrink(trace: Sheet) -> None:
         _shrink_line(trace.setdefault("line", {}), 2)
     if trace["type"] == "scatter" and "markers" in trace.get("mode", "markers"):
         marker = trace.setdefault("marker", {})
-        size = marker.get("size", 6)
-        several = not isinstance(size, int | float)
-        marker["size"] = [SHRINK * one for one in size] if several else SHRINK * size
+        marker["size"] = _smaller(marker.get("size", 6))
+        if "standoff" in marker:
+            marker["standoff"] = _smaller(marker["standoff"])
         if "line" in marker:
             _shrink_line(marker["line"], 0)
+    if trace["type"] == "scatter" and "text" in trace.get("mode", ""):
+        trace["textfont"] = {**trace.get("textfont", {}), "size": NAMES}
     for name in ("error_x", "error_y"):
         if trace.get(name):
             bar = trace[name]
             bar["thickness"] = _thin(bar.get("thickness", 2))
             bar["width"] = SHRINK * bar.get("width", 4)
+
+
+def _smaller(size: Any) -> Any:
+    """One size of marks, or one for each."""
+    return SHRINK * size if isinstance(size, int | float) else [SHRINK * one for one in size]
 
 
 def _shrink_line(line: Sheet, usual: float | int) -> None:

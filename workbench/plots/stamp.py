@@ -6,8 +6,13 @@ import struct
 import zlib
 from collections.abc import Mapping
 
+from workbench.text import printable
+
 DPI = 300
 POINTS = 72
+KEY = 79
+"""Bytes of a PNG's key, at the most."""
+
 PNG_HEAD = 8 + 25
 """Bytes: of the signature and of the first chunk, after which others may stand."""
 
@@ -23,7 +28,7 @@ def stamp_svg(content: bytes, facts: Mapping[str, str], width: float) -> bytes:
     _, _, across, up = map(float, box[1].split()) if box else (0.0, 0.0, 1.0, 1.0)
     sized = re.sub(r'\bwidth="[^"]*"', f'width="{width:.6g}in"', head[0], count=1)
     sized = re.sub(r'\bheight="[^"]*"', f'height="{width * up / across:.6g}in"', sized, count=1)
-    told = html.escape("\n".join(f"{key}: {value}" for key, value in facts.items()))
+    told = html.escape("\n".join(printable(f"{key}: {value}") for key, value in facts.items()))
     after = f"{sized}<metadata>{told}</metadata>"
     return (text[: head.start()] + after + text[head.end() :]).encode("utf-8")
 
@@ -34,7 +39,8 @@ def stamp_png(content: bytes, facts: Mapping[str, str]) -> bytes:
     chunks = [_chunk(b"pHYs", struct.pack(">IIB", per_metre, per_metre, 1))]
     for key, value in facts.items():
         text = value.encode("latin-1", "backslashreplace")
-        chunks.append(_chunk(b"tEXt", key.encode("latin-1") + b"\0" + text))
+        word = key.encode("latin-1", "backslashreplace")[:KEY] or b"Comment"
+        chunks.append(_chunk(b"tEXt", word + b"\0" + text))
     return content[:PNG_HEAD] + b"".join(chunks) + _without(content[PNG_HEAD:], b"pHYs")
 
 
@@ -74,8 +80,11 @@ def _last(pattern: bytes, content: bytes) -> bytes:
 
 
 def _key(key: str) -> str:
-    """A PDF name: Title and the like as they are, others in one word."""
-    return "".join(word[:1].upper() + word[1:] for word in re.findall(r"[A-Za-z0-9]+", key))
+    """A PDF name: Title and the like as they are, others in one word; no ASCII as its bytes."""
+    word = "".join(word[:1].upper() + word[1:] for word in re.findall(r"[^\W_]+", key)) or "Note"
+    return "".join(
+        chr(byte) if byte < 128 else f"#{byte:02X}" for byte in word.encode("utf-8", "replace")
+    )
 
 
 def _text(value: str) -> str:

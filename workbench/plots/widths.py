@@ -28,9 +28,10 @@ def inches(width: str) -> float:
     Raises:
         ConfigError: If it is neither, or too small or large for a figure.
     """
-    if width in WIDTHS:
-        return WIDTHS[width]
-    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(in|mm|cm|pt)", width.strip())
+    name = width.strip() if isinstance(width, str) else ""
+    if name in WIDTHS:
+        return WIDTHS[name]
+    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(in|mm|cm|pt)", name)
     if not found:
         raise ConfigError(
             f"No width {width!r}: name one of {', '.join(WIDTHS)}, or give a length "
