@@ -11,6 +11,7 @@ from workbench.plots.curves import Quantity
 from workbench.plots.gallery import gallery
 from workbench.plots.geometry import geometry
 from workbench.plots.heatmap import spread
+from workbench.plots.readings import BY_LAYER, common_layers, snapshots
 from workbench.plots.scene import read_scene
 from workbench.plots.sources import RunSource, runs_of
 from workbench.plots.style import TITLES
@@ -32,18 +33,19 @@ def comparison(source: RunSource) -> View:
         ConfigError: If no run was measured.
         RunError: If there is no run, or a file cannot be read.
     """
-    runs = runs_of(source)
+    runs = snapshots(runs_of(source))
     every = (*get_args(Quantity), *SCORE_NAMES)
-    offered = [name for name in every if _drawn(runs, name) is not None]
-    if not offered:
+    means = {name: figure for name in every if (figure := _mean(runs, name)) is not None}
+    if not means:
         raise ConfigError("No run to compare: none was measured yet.")
-    depth = max(run.layer_values("alignment").shape[1] for run in runs if run.measured)
-    layers = [None, *spread(depth, MOST_LAYERS).tolist()]
+    offered, layers = list(means), [None, *_thinned(common_layers(runs))]
     table = comparison_table(runs)
 
     def draw(choice: dict[str, int]) -> go.Figure | None:
         name, layer = offered[choice["quantity"]], layers[choice["layer"]]
-        return _drawn(runs, name, layer=layer)
+        if layer is None:
+            return means[name]
+        return compare(runs, name, layer=layer) if name in BY_LAYER else None
 
     return gallery(
         "Comparison of runs",
@@ -95,12 +97,16 @@ def plane(source: RunSource) -> View:
     )
 
 
-def _drawn(runs: Sequence[Run], quantity: str, *, layer: int | None = None) -> go.Figure | None:
-    """A figure; None where the runs have no such quantity, or it has no layers."""
+def _mean(runs: Sequence[Run], quantity: str) -> go.Figure | None:
+    """The figure of the mean over layers; None where no run has the quantity."""
     try:
-        return compare(runs, quantity, layer=layer)
+        return compare(runs, quantity)
     except ConfigError:
         return None
+
+
+def _thinned(layers: Sequence[int]) -> list[int]:
+    return [layers[place] for place in spread(len(layers), MOST_LAYERS)] if layers else []
 
 
 def _plain_title(quantity: str) -> str:
