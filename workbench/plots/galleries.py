@@ -9,12 +9,13 @@ from workbench.errors import ConfigError
 from workbench.plots.compare import compare, comparison_table
 from workbench.plots.curves import Quantity
 from workbench.plots.gallery import gallery
-from workbench.plots.geometry import geometry
+from workbench.plots.geometry import draw_scene
 from workbench.plots.heatmap import spread
 from workbench.plots.readings import BY_LAYER, common_layers, snapshots
-from workbench.plots.scene import read_scene
+from workbench.plots.scene import read_ground
 from workbench.plots.sources import RunSource, runs_of
 from workbench.plots.style import TITLES
+from workbench.plots.trajectories import source_styles
 from workbench.plots.view import Cells, Control, View
 from workbench.records import SCORE_NAMES
 from workbench.runs import Run
@@ -75,13 +76,13 @@ def plane(source: RunSource) -> View:
         ConfigError: If nothing was measured, or v_rev is not stored.
         RunError: If there is no run, or a file cannot be read.
     """
-    runs = runs_of(source)
-    scene = read_scene(runs)
-    layers = [None, *(scene.layers[place] for place in spread(len(scene.layers), MOST_LAYERS))]
+    runs = snapshots(runs_of(source))
+    ground, styles = read_ground(runs), source_styles(runs)
+    lineages, layers = tuple(ground.lineages), [None, *_thinned(ground.layers)]
     return gallery(
         "Geometry",
         (
-            Control("lineage", "lineage", "select", scene.lineages),
+            Control("lineage", "lineage", "select", lineages),
             Control(
                 "layer",
                 "layer",
@@ -89,8 +90,8 @@ def plane(source: RunSource) -> View:
                 tuple("all, stacked" if one is None else str(one) for one in layers),
             ),
         ),
-        lambda choice: geometry(
-            runs, layer=layers[choice["layer"]], lineage=scene.lineages[choice["lineage"]]
+        lambda choice: draw_scene(
+            ground.scene(layer=layers[choice["layer"]], lineage=lineages[choice["lineage"]]), styles
         ),
         alt="Where the phases and the fine-tuned models lie, along the reversion direction and in "
         "the main direction across it",

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from workbench.plots import captions
 from workbench.plots.frames import Frame, Point, close_up, overview, spread_out
 from workbench.plots.phases import GREY, add_phases, opening, where
+from workbench.plots.readings import snapshots
 from workbench.plots.scene import Scene, Track, read_scene
 from workbench.plots.sources import RunSource, runs_of
 from workbench.plots.style import ArmStyle, counted, inert, new_figure, number
@@ -38,14 +39,20 @@ def geometry(
         source: A run, several, an experiment's result, or the folder of a run or experiment.
         layer: One layer; by default all are stacked in gap units.
         arms: Which to show; by default all.
-        lineage: Whose; a plane belongs to one. By default the first run's.
+        lineage: Whose; a plane belongs to one. By default the first that has one.
 
     Raises:
         ConfigError: If nothing was measured, v_rev is not stored, or a name or layer is unknown.
         RunError: If there is no run, or a file cannot be read.
     """
-    scene = read_scene(source, layer=layer, arms=arms, lineage=lineage)
-    styles = source_styles(runs_of(source))
+    runs = snapshots(runs_of(source))
+    return draw_scene(
+        read_scene(runs, layer=layer, arms=arms, lineage=lineage), source_styles(runs)
+    )
+
+
+def draw_scene(scene: Scene, styles: Mapping[str, ArmStyle]) -> go.Figure:
+    """Draw a scene; `styles` has one for each of its arms."""
     shown = main_arms([track.arm for track in scene.tracks])
     visible = [track for track in scene.tracks if track.arm in shown]
     near = close_up(visible)
@@ -198,4 +205,6 @@ def _subtitle(scene: Scene) -> str:
     hidden = "open marks: less than half of the squared displacement lies in this plane"
     if not scene.complete:
         hidden += "; other phases were not stored"
+    if scene.left_out:
+        hidden += f"<br>left out, as no v_rev fits: {inert(', '.join(scene.left_out))}"
     return f"{', '.join(parts)}<br>{hidden}"
