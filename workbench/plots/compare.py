@@ -76,8 +76,7 @@ def comparison_table(source: RunSource) -> Table:
     """
     runs = sorted(snapshots(runs_of(source)), key=_place)
     told = {
-        heading: [read_values(run, quantity) for run in runs]
-        for heading, quantity, *_ in COLUMNS
+        heading: [read_values(run, quantity) for run in runs] for heading, quantity, *_ in COLUMNS
     }
     steps = {heading: step for heading, values in told.items() if (step := _last_common(values))}
     cells = {

@@ -63,8 +63,7 @@ def draw_scene(scene: Scene, styles: Mapping[str, ArmStyle]) -> go.Figure:
     for column, frame in enumerate(frames, start=1):
         quiet = near.frame if near and column == 1 else None
         add_phases(figure, scene, frame, column, quiet=quiet)
-        for track in scene.tracks:
-            _add_track(figure, track, styles[track.arm], column, shown)
+        _add_tracks(figure, scene.tracks, styles, column, shown)
         here = near.arms if near and column == 2 else shown - (near.arms if near else set())
         _add_names(figure, [one for one in visible if one.arm in here], styles, frame, column)
         _set_axes(figure, scene, frame, column)
@@ -79,33 +78,44 @@ def draw_scene(scene: Scene, styles: Mapping[str, ArmStyle]) -> go.Figure:
     return figure
 
 
-def _add_track(
-    figure: go.Figure, track: Track, style: ArmStyle, column: int, shown: frozenset[str]
+def _add_tracks(
+    figure: go.Figure,
+    tracks: Sequence[Track],
+    styles: Mapping[str, ArmStyle],
+    column: int,
+    shown: frozenset[str],
 ) -> None:
+    firsts = {track.arm: track for track in reversed(tracks)}
+    traces = [
+        _track(track, styles[track.arm], track.arm in shown)
+        | {"showlegend": column == 1 and track is firsts[track.arm]}
+        for track in tracks
+    ]
+    # All at once: plotly checks every trace twice when they are added singly.
+    figure.add_traces(traces, rows=[1] * len(traces), cols=[column] * len(traces))
+
+
+def _track(track: Track, style: ArmStyle, shown: bool) -> dict[str, Any]:
     placed, last = track.placed, len(track.steps) - 1
-    traces: Any = figure.data  # plotly makes their attributes at run time
-    first_of_arm = not any(one.legendgroup == inert(track.arm) and one.showlegend for one in traces)
-    figure.add_scatter(
-        x=placed.along.tolist(),
-        y=placed.across.tolist(),
-        customdata=_told(track),
-        mode="lines+markers",
-        line={"color": style.faded(0.75), "width": 1.4, "dash": style.dash},
-        marker={
+    return {
+        "type": "scatter",
+        "x": placed.along.tolist(),
+        "y": placed.across.tolist(),
+        "customdata": _told(track),
+        "mode": "lines+markers",
+        "line": {"color": style.faded(0.75), "width": 1.4, "dash": style.dash},
+        "marker": {
             "color": style.colour,
             "symbol": [style.symbol + opening(share) for share in placed.share],
             "size": [0, *(6 for _ in range(last - 1)), 9],
             "opacity": 1,
         },
-        hovertemplate="%{customdata}<extra></extra>",
-        name=inert(track.arm),
-        legendgroup=inert(track.arm),
-        showlegend=first_of_arm,
-        visible=True if track.arm in shown else "legendonly",
-        meta="track",
-        row=1,
-        col=column,
-    )
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "name": inert(track.arm),
+        "legendgroup": inert(track.arm),
+        "visible": True if shown else "legendonly",
+        "meta": "track",
+    }
 
 
 def _told(track: Track) -> list[str]:

@@ -243,9 +243,7 @@ def _from_runs(runs: Sequence[Run], quantity: str, layer: int | None) -> list[Tr
     return [one for one in found if len(one.steps)]
 
 
-def _of_arm(
-    arm: str, runs: Sequence[Snapshot], quantity: str, layer: int | None
-) -> Trajectories:
+def _of_arm(arm: str, runs: Sequence[Snapshot], quantity: str, layer: int | None) -> Trajectories:
     columns = [read_values(run, quantity, layer) for run in runs]
     steps = sorted(set().union(*columns))
     nothing = (None, None, None)
