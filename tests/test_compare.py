@@ -32,13 +32,19 @@ def mean_of(figure, arm):
     return found
 
 
+def told_summary(folder, layers):
+    """A summary that tells its layers."""
+    summary = json.loads((folder / "summary.json").read_text())
+    return summary | {"readout": {"organism": {"layers": list(layers)}}}
+
+
 def at_layer(arm, layer):
     return np.array([planted_alignment(arm, seed)[:, layer] for seed in SEEDS])
 
 
 @pytest.mark.parametrize("of", ["runs", "summary"])
 def test_at_a_layer_the_mean_over_runs_is_that_layers(folder, of):
-    source = folder if of == "runs" else json.loads((folder / "summary.json").read_text())
+    source = folder if of == "runs" else told_summary(folder, range(5))
     planted = at_layer("block", 3)
     shown = mean_of(plots.compare(source, layer=3), "block")
     np.testing.assert_allclose(shown.y, planted.mean(axis=0))
@@ -97,13 +103,16 @@ def test_the_matched_null_of_that_layer_is_drawn_for_the_alignment_only(folder):
 
 
 def test_what_has_no_layers_or_is_not_there_is_refused(folder):
-    summary = json.loads((folder / "summary.json").read_text())
+    untold = json.loads((folder / "summary.json").read_text())
+    summary = told_summary(folder, range(5))
     for call, told in (
         (lambda: plots.compare(folder, "harmfulness", layer=1), "harmfulness has no layers"),
         (lambda: plots.compare(folder, "loss", layer=1), "loss has no layers"),
         (lambda: plots.compare(folder, "beauty"), "no quantity 'beauty'; there are alignment"),
         (lambda: plots.compare(folder, layer=5), "no layer 5 here; there are 0, 1, 2, 3, 4"),
-        (lambda: plots.compare(summary, layer=5), "No layer 5 here; there are 0 to 4"),
+        (lambda: plots.compare(summary, layer=5), "No layer 5 here; there are 0, 1, 2, 3, 4"),
+        (lambda: plots.compare(untold, layer=1), "does not tell which layers .* no readout"),
+        (lambda: plots.compare(told_summary(folder, [1, 3]), layer=1), "tells of 2 layers, but"),
         (lambda: plots.compare(summary, "along", layer=1), "give the runs instead"),
     ):
         with pytest.raises(ConfigError, match=told):

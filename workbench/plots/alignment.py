@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from workbench.errors import ConfigError
 from workbench.plots.curves import Quantity, add_curves
+from workbench.plots.readings import snapshots
 from workbench.plots.style import (
     COSINES,
     NULL_COLOUR,
@@ -23,11 +24,11 @@ from workbench.plots.trajectories import (
     Source,
     Trajectories,
     read_trajectories,
+    runs_told,
     source_styles,
     waiting_told,
 )
 from workbench.runs import Run
-from workbench.surroundings import surroundings_of
 
 HEADINGS: dict[str, str] = {
     "alignment": "Alignment of the drift with the reversion direction",
@@ -56,7 +57,8 @@ def alignment(
     Args:
         source: A run, several, or the summary of an experiment.
         quantity: What to plot.
-        layer: At which layer; by default the mean over layers. A summary has the alignment only.
+        layer: At which layer of the model; by default the mean over layers. A summary has the
+            alignment only, and only if it tells its layers.
         nulls: As in a summary, which has its own; drawn for the mean `alignment` only. At a layer
             the matched null is drawn where runs have it.
         log_steps: Logarithmic step axis, which shows the early phase.
@@ -64,6 +66,8 @@ def alignment(
     Raises:
         ConfigError: If no run has measured the quantity, or it is not known at that layer.
     """
+    if not isinstance(source, Mapping):
+        source = snapshots([source] if isinstance(source, Run) else source)
     trajectories = read_trajectories(source, quantity, layer=layer)
     drawn = {} if quantity != "alignment" else _bounds(source, nulls, layer)
     heading = HEADINGS[quantity] + ("" if layer is None else f", layer {layer}")
@@ -135,9 +139,10 @@ def _bounds(
     if layer is None:
         return null_bounds(nulls or {})
     p99 = [
-        float(one.p99[one.layers.index(layer)])
-        for one in surroundings_of([source] if isinstance(source, Run) else source)
-        if one.p99 is not None and one.layers is not None and len(one.p99) == len(one.layers)
+        float(null[run.row(layer)])
+        for run in snapshots([source] if isinstance(source, Run) else source)
+        if run.measured and (null := run.around.p99) is not None
+        if run.layers is not None and len(null) == len(run.layers)
     ]
     return {"matched": max(p99)} if p99 else {}
 
@@ -166,12 +171,10 @@ def _add_nulls(figure: go.Figure, bounds: Mapping[str, float], ends: Sequence[fl
 def _subtitle(
     trajectories: Sequence[Trajectories], quantity: Quantity = "alignment", layer: int | None = None
 ) -> str:
-    counts = sorted({len(one.values) for one in trajectories})
-    waiting = waiting_told(trajectories)
+    n, waiting = runs_told(trajectories), waiting_told(trajectories)
     over = "" if layer is not None or quantity == "loss" else ", mean over layers"
-    if counts == [1]:
+    if n == "1":
         return f"one run per arm{over}{waiting}"
-    n = " or ".join(str(count) for count in counts)
     return f"mean of n = {n} runs{over}, band ±1 sd; thin lines: single runs{waiting}"
 
 

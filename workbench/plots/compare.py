@@ -10,14 +10,13 @@ from workbench.plots import captions
 from workbench.plots.alignment import alignment
 from workbench.plots.behaviour import behaviour
 from workbench.plots.curves import Quantity
-from workbench.plots.readings import Told, read_values
+from workbench.plots.readings import Told, read_values, snapshots
 from workbench.plots.sources import RunSource, run_name, runs_of
 from workbench.plots.style import ARMS, number
-from workbench.plots.trajectories import Trajectories, arm_name, read_trajectories
+from workbench.plots.trajectories import arm_name, read_trajectories, runs_told
 from workbench.plots.typeset import Table
 from workbench.records import SCORE_NAMES
 from workbench.runs import Run
-from workbench.surroundings import surroundings_of
 from workbench.text import printable
 
 COLUMNS = (
@@ -50,18 +49,20 @@ def compare(
         ConfigError: If no run has the quantity, or it has no such layer.
         RunError: If there is no run, or a file cannot be read.
     """
-    known = source if isinstance(source, Mapping) else runs_of(source)
+    known = source if isinstance(source, Mapping) else snapshots(runs_of(source))
     if quantity in get_args(Quantity):
         named = cast(Quantity, quantity)
         figure = alignment(known, quantity=named, layer=layer, log_steps=log_steps)
-        return _with_caption(figure, read_trajectories(known, quantity), quantity, layer)
-    if quantity not in SCORE_NAMES:
+    elif quantity not in SCORE_NAMES:
         there = ", ".join((*get_args(Quantity), *SCORE_NAMES))
         raise ConfigError(f"There is no quantity {quantity!r}; there are {there}.")
-    if layer is not None:
+    elif layer is not None:
         raise ConfigError(f"{quantity} has no layers: it is of the whole model.")
-    figure = behaviour(known, [quantity])
-    return _with_caption(figure, read_trajectories(known, quantity), quantity, layer)
+    else:
+        figure = behaviour(known, [quantity])
+    n = runs_told(read_trajectories(known, quantity, layer=layer))
+    figure.update_layout(meta={"caption": _caption(n, quantity, layer)})
+    return figure
 
 
 def comparison_table(source: RunSource) -> Table:
@@ -73,11 +74,9 @@ def comparison_table(source: RunSource) -> Table:
     Raises:
         RunError: If there is no run, or a file cannot be read.
     """
-    runs = sorted(runs_of(source), key=_place)
-    places = list(zip(runs, surroundings_of(runs), strict=True))
+    runs = sorted(snapshots(runs_of(source)), key=_place)
     told = {
-        heading: [read_values(run, quantity, around) for run, around in places]
-        for heading, quantity, *_ in COLUMNS
+        heading: [read_values(run, quantity) for run in runs] for heading, quantity, *_ in COLUMNS
     }
     steps = {heading: step for heading, values in told.items() if (step := _last_common(values))}
     cells = {
@@ -109,17 +108,11 @@ def _say(told: Told | None, factor: int, digits: int) -> str:
     return number(None if value is None else factor * value, digits)
 
 
-def _with_caption(
-    figure: go.Figure, shown: Sequence[Trajectories], quantity: str, layer: int | None
-) -> go.Figure:
-    """Keep in the figure what stands below it; export and report read it there."""
-    counts = sorted({len(one.runs) for one in shown})
-    runs = f"n = {' or '.join(map(str, counts))} per arm"
+def _caption(n: str, quantity: str, layer: int | None) -> str:
+    """What stands below the figure; export and report read it there."""
     over = "" if quantity in ("loss", *SCORE_NAMES) else ", mean over layers"
     stacked = over if layer is None else f", at layer {layer}"
-    caption = captions.VIEWS["comparison"].format(runs=runs, stacked=stacked)
-    figure.update_layout(meta={"caption": caption})
-    return figure
+    return captions.VIEWS["comparison"].format(runs=f"n = {n} per arm", stacked=stacked)
 
 
 def _about(run: Run) -> tuple[str, ...]:

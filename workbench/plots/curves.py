@@ -46,35 +46,42 @@ def add_curves(
         layer: Of which layer; None for the mean over layers.
         column: Of a figure with subplots; the legend is drawn for the first.
     """
-    place = {} if column is None else {"row": 1, "col": column}
     shown = shown_arms(trajectories)
+    behind: list[dict[str, Any]] = []
+    means: list[dict[str, Any]] = []
     for one in trajectories:
         style = styles[one.arm]
-        shared: dict[str, Any] = {"legendgroup": inert(one.arm), "name": inert(one.arm)}
-        shared["visible"] = True if one.arm in shown else "legendonly"
-        hidden = {**shared, "showlegend": False, "hoverinfo": "skip"}
-        figure.add_scatter(**_band(one), fill="toself", fillcolor=style.faded(0.14), mode="lines",
-                           line_width=0, meta="sd", **hidden, **place)  # fmt: skip
-        figure.add_scatter(**_single_runs(one), mode="lines", meta="runs",
-                           line={"color": style.faded(0.4), "width": 0.8, "dash": style.dash},
-                           **hidden, **place)  # fmt: skip
-    for one in trajectories:
-        style = styles[one.arm]
-        figure.add_scatter(
-            x=one.steps.tolist(),
-            y=one.mean.tolist(),
-            customdata=_hover(one, quantity, layer),
-            mode="lines+markers",
-            line={"color": style.colour, "width": 2.2, "dash": style.dash},
-            marker={"symbol": style.symbol, "size": 7, "color": style.colour},
-            hovertemplate="%{customdata}<extra></extra>",
-            meta="mean",
-            legendgroup=inert(one.arm),
-            name=inert(one.arm),
-            visible=True if one.arm in shown else "legendonly",
-            showlegend=column in (None, 1),
-            **place,
+        shared: dict[str, Any] = {
+            "type": "scatter",
+            "legendgroup": inert(one.arm),
+            "name": inert(one.arm),
+            "visible": True if one.arm in shown else "legendonly",
+        }
+        hidden = shared | {"mode": "lines", "showlegend": False, "hoverinfo": "skip"}
+        band = {"fill": "toself", "fillcolor": style.faded(0.14), "line": {"width": 0}}
+        thin = {"color": style.faded(0.4), "width": 0.8, "dash": style.dash}
+        behind += [
+            hidden | _band(one) | band | {"meta": "sd"},
+            hidden | _single_runs(one) | {"line": thin, "meta": "runs"},
+        ]
+        means.append(
+            shared
+            | {
+                "x": one.steps.tolist(),
+                "y": one.mean.tolist(),
+                "customdata": _hover(one, quantity, layer),
+                "mode": "lines+markers",
+                "line": {"color": style.colour, "width": 2.2, "dash": style.dash},
+                "marker": {"symbol": style.symbol, "size": 7, "color": style.colour},
+                "hovertemplate": "%{customdata}<extra></extra>",
+                "meta": "mean",
+                "showlegend": column in (None, 1),
+            }
         )
+    traces = [*behind, *means]
+    # All at once: plotly checks every trace twice when they are added singly.
+    place = {} if column is None else {"rows": [1] * len(traces), "cols": [column] * len(traces)}
+    figure.add_traces(traces, **place)
 
 
 def _band(one: Trajectories) -> dict[str, Coordinates]:

@@ -5,25 +5,30 @@ from collections.abc import Sequence
 from workbench.errors import ConfigError
 from workbench.grids import AblationGrid, stored_grids
 from workbench.plots.ablation import ablation, ablation_caption
-from workbench.plots.geometry import geometry
-from workbench.plots.scene import read_scene
+from workbench.plots.geometry import draw_scene
+from workbench.plots.readings import snapshots
+from workbench.plots.scene import read_ground
 from workbench.plots.sections import Section
 from workbench.plots.slug import slug
+from workbench.plots.trajectories import source_styles
 from workbench.runs import Run
 
 
 def geometry_sections(runs: Sequence[Run]) -> list[Section]:
-    """Return the plane of v_rev with the paths of the runs, one figure per lineage.
+    """Return the plane of v_rev with the paths of the runs, one figure per lineage that has one.
 
-    None where nothing was measured or v_rev is not stored, as beside runs of older versions.
+    None where nothing was measured or v_rev is not stored, as beside runs of older versions. Where
+    some lineages have one, their figures say which have none.
     """
     if not runs:
         return []
     try:
-        lineages = read_scene(runs).lineages
-        drawn = [geometry(runs, lineage=lineage) for lineage in lineages]
+        taken = snapshots(runs)
+        ground, styles = read_ground(taken), source_styles(taken)
     except ConfigError:
         return []
+    lineages = tuple(ground.lineages)
+    drawn = [draw_scene(ground.scene(lineage=lineage), styles) for lineage in lineages]
     names = [f"geometry-{slug(one)}" if len(lineages) > 1 else "geometry" for one in lineages]
     return [
         Section(name, figure, str(figure.layout["meta"]["caption"]), name)

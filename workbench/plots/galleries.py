@@ -9,11 +9,13 @@ from workbench.errors import ConfigError
 from workbench.plots.compare import compare, comparison_table
 from workbench.plots.curves import Quantity
 from workbench.plots.gallery import gallery
-from workbench.plots.geometry import geometry
+from workbench.plots.geometry import draw_scene
 from workbench.plots.heatmap import spread
-from workbench.plots.scene import read_scene
+from workbench.plots.readings import BY_LAYER, common_layers, snapshots
+from workbench.plots.scene import read_ground
 from workbench.plots.sources import RunSource, runs_of
 from workbench.plots.style import TITLES
+from workbench.plots.trajectories import source_styles
 from workbench.plots.view import Cells, Control, View
 from workbench.records import SCORE_NAMES
 from workbench.runs import Run
@@ -32,18 +34,19 @@ def comparison(source: RunSource) -> View:
         ConfigError: If no run was measured.
         RunError: If there is no run, or a file cannot be read.
     """
-    runs = runs_of(source)
+    runs = snapshots(runs_of(source))
     every = (*get_args(Quantity), *SCORE_NAMES)
-    offered = [name for name in every if _drawn(runs, name) is not None]
-    if not offered:
+    means = {name: figure for name in every if (figure := _mean(runs, name)) is not None}
+    if not means:
         raise ConfigError("No run to compare: none was measured yet.")
-    depth = max(run.layer_values("alignment").shape[1] for run in runs if run.measured)
-    layers = [None, *spread(depth, MOST_LAYERS).tolist()]
+    offered, layers = list(means), [None, *_thinned(common_layers(runs))]
     table = comparison_table(runs)
 
     def draw(choice: dict[str, int]) -> go.Figure | None:
         name, layer = offered[choice["quantity"]], layers[choice["layer"]]
-        return _drawn(runs, name, layer=layer)
+        if layer is None:
+            return means[name]
+        return compare(runs, name, layer=layer) if name in BY_LAYER else None
 
     return gallery(
         "Comparison of runs",
@@ -73,13 +76,13 @@ def plane(source: RunSource) -> View:
         ConfigError: If nothing was measured, or v_rev is not stored.
         RunError: If there is no run, or a file cannot be read.
     """
-    runs = runs_of(source)
-    scene = read_scene(runs)
-    layers = [None, *(scene.layers[place] for place in spread(len(scene.layers), MOST_LAYERS))]
+    runs = snapshots(runs_of(source))
+    ground, styles = read_ground(runs), source_styles(runs)
+    lineages, layers = tuple(ground.lineages), [None, *_thinned(ground.layers)]
     return gallery(
         "Geometry",
         (
-            Control("lineage", "lineage", "select", scene.lineages),
+            Control("lineage", "lineage", "select", lineages),
             Control(
                 "layer",
                 "layer",
@@ -87,20 +90,24 @@ def plane(source: RunSource) -> View:
                 tuple("all, stacked" if one is None else str(one) for one in layers),
             ),
         ),
-        lambda choice: geometry(
-            runs, layer=layers[choice["layer"]], lineage=scene.lineages[choice["lineage"]]
+        lambda choice: draw_scene(
+            ground.scene(layer=layers[choice["layer"]], lineage=lineages[choice["lineage"]]), styles
         ),
         alt="Where the phases and the fine-tuned models lie, along the reversion direction and in "
         "the main direction across it",
     )
 
 
-def _drawn(runs: Sequence[Run], quantity: str, *, layer: int | None = None) -> go.Figure | None:
-    """A figure; None where the runs have no such quantity, or it has no layers."""
+def _mean(runs: Sequence[Run], quantity: str) -> go.Figure | None:
+    """The figure of the mean over layers; None where no run has the quantity."""
     try:
-        return compare(runs, quantity, layer=layer)
+        return compare(runs, quantity)
     except ConfigError:
         return None
+
+
+def _thinned(layers: Sequence[int]) -> list[int]:
+    return [layers[place] for place in spread(len(layers), MOST_LAYERS)] if layers else []
 
 
 def _plain_title(quantity: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from workbench.errors import ConfigError
 from workbench.plots.page import bare_figure
 from workbench.plots.view import Bound, Cells, Control, Plot, Table, View
 
@@ -31,6 +32,9 @@ def gallery(
         alt: What is seen, for who cannot see it.
         cells: Tables below the figure.
         tables: What those show.
+
+    Raises:
+        ConfigError: If `draw` gives None elsewhere.
     """
     drawn = _nested(controls, {}, draw)
     by = tuple(control.name for control in controls)
@@ -51,13 +55,17 @@ def gallery(
 
 def _nested(controls: Sequence[Control], choice: dict[str, int], draw: Draw) -> Any:
     """Figures as JSON values, nested along the controls, short where `draw` gave none."""
-    if not controls:
-        figure = draw(choice)
-        return None if figure is None else bare_figure(figure)
     control, *inner = controls
-    places = range(len(control.options))
-    every = [_nested(inner, choice | {control.name: place}, draw) for place in places]
-    return [one for one in every if one is not None]
+    choices = [choice | {control.name: place} for place in range(len(control.options))]
+    if inner:
+        return [_nested(inner, one, draw) for one in choices]
+    figures = [draw(one) for one in choices]
+    kept = [figure for figure in figures if figure is not None]
+    # What comes after a gap would stand in the place of another option.
+    if not kept or any(figure is None for figure in figures[: len(kept)]):
+        gap = control.options[figures.index(None)]
+        raise ConfigError(f"No figure for {control.label} {gap!r}; only the last ones may lack it.")
+    return [bare_figure(figure) for figure in kept]
 
 
 def _part(drawn: Any, part: str, depth: int) -> Any:

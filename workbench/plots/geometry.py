@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from workbench.plots import captions
 from workbench.plots.frames import Frame, Point, close_up, overview, spread_out
 from workbench.plots.phases import GREY, add_phases, opening, where
+from workbench.plots.readings import snapshots
 from workbench.plots.scene import Scene, Track, read_scene
 from workbench.plots.sources import RunSource, runs_of
 from workbench.plots.style import ArmStyle, counted, inert, new_figure, number
@@ -38,14 +39,20 @@ def geometry(
         source: A run, several, an experiment's result, or the folder of a run or experiment.
         layer: One layer; by default all are stacked in gap units.
         arms: Which to show; by default all.
-        lineage: Whose; a plane belongs to one. By default the first run's.
+        lineage: Whose; a plane belongs to one. By default the first that has one.
 
     Raises:
         ConfigError: If nothing was measured, v_rev is not stored, or a name or layer is unknown.
         RunError: If there is no run, or a file cannot be read.
     """
-    scene = read_scene(source, layer=layer, arms=arms, lineage=lineage)
-    styles = source_styles(runs_of(source))
+    runs = snapshots(runs_of(source))
+    return draw_scene(
+        read_scene(runs, layer=layer, arms=arms, lineage=lineage), source_styles(runs)
+    )
+
+
+def draw_scene(scene: Scene, styles: Mapping[str, ArmStyle]) -> go.Figure:
+    """Draw a scene; `styles` has one for each of its arms."""
     shown = main_arms([track.arm for track in scene.tracks])
     visible = [track for track in scene.tracks if track.arm in shown]
     near = close_up(visible)
@@ -56,8 +63,7 @@ def geometry(
     for column, frame in enumerate(frames, start=1):
         quiet = near.frame if near and column == 1 else None
         add_phases(figure, scene, frame, column, quiet=quiet)
-        for track in scene.tracks:
-            _add_track(figure, track, styles[track.arm], column, shown)
+        _add_tracks(figure, scene.tracks, styles, column, shown)
         here = near.arms if near and column == 2 else shown - (near.arms if near else set())
         _add_names(figure, [one for one in visible if one.arm in here], styles, frame, column)
         _set_axes(figure, scene, frame, column)
@@ -72,33 +78,44 @@ def geometry(
     return figure
 
 
-def _add_track(
-    figure: go.Figure, track: Track, style: ArmStyle, column: int, shown: frozenset[str]
+def _add_tracks(
+    figure: go.Figure,
+    tracks: Sequence[Track],
+    styles: Mapping[str, ArmStyle],
+    column: int,
+    shown: frozenset[str],
 ) -> None:
+    firsts = {track.arm: track for track in reversed(tracks)}
+    traces = [
+        _track(track, styles[track.arm], track.arm in shown)
+        | {"showlegend": column == 1 and track is firsts[track.arm]}
+        for track in tracks
+    ]
+    # All at once: plotly checks every trace twice when they are added singly.
+    figure.add_traces(traces, rows=[1] * len(traces), cols=[column] * len(traces))
+
+
+def _track(track: Track, style: ArmStyle, shown: bool) -> dict[str, Any]:
     placed, last = track.placed, len(track.steps) - 1
-    traces: Any = figure.data  # plotly makes their attributes at run time
-    first_of_arm = not any(one.legendgroup == inert(track.arm) and one.showlegend for one in traces)
-    figure.add_scatter(
-        x=placed.along.tolist(),
-        y=placed.across.tolist(),
-        customdata=_told(track),
-        mode="lines+markers",
-        line={"color": style.faded(0.75), "width": 1.4, "dash": style.dash},
-        marker={
+    return {
+        "type": "scatter",
+        "x": placed.along.tolist(),
+        "y": placed.across.tolist(),
+        "customdata": _told(track),
+        "mode": "lines+markers",
+        "line": {"color": style.faded(0.75), "width": 1.4, "dash": style.dash},
+        "marker": {
             "color": style.colour,
             "symbol": [style.symbol + opening(share) for share in placed.share],
             "size": [0, *(6 for _ in range(last - 1)), 9],
             "opacity": 1,
         },
-        hovertemplate="%{customdata}<extra></extra>",
-        name=inert(track.arm),
-        legendgroup=inert(track.arm),
-        showlegend=first_of_arm,
-        visible=True if track.arm in shown else "legendonly",
-        meta="track",
-        row=1,
-        col=column,
-    )
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "name": inert(track.arm),
+        "legendgroup": inert(track.arm),
+        "visible": True if shown else "legendonly",
+        "meta": "track",
+    }
 
 
 def _told(track: Track) -> list[str]:
@@ -198,4 +215,6 @@ def _subtitle(scene: Scene) -> str:
     hidden = "open marks: less than half of the squared displacement lies in this plane"
     if not scene.complete:
         hidden += "; other phases were not stored"
+    if scene.left_out:
+        hidden += f"<br>left out, as no v_rev fits: {inert(', '.join(scene.left_out))}"
     return f"{', '.join(parts)}<br>{hidden}"

@@ -10,12 +10,13 @@ import plotly.graph_objects as go
 
 from workbench.errors import RunError
 from workbench.plots.heatmap import heatmap
+from workbench.plots.sources import RunSource, runs_of
 from workbench.plots.trajectories import arm_name
 from workbench.runs import Run
 from workbench.surroundings import Surroundings, surroundings_of
 
-Origin = str | Path | Run | Sequence[Run]
-"""Folder of an experiment or of a run, a run, or several."""
+Origin = RunSource
+"""Folder of an experiment or of a run, a run, several, or an experiment's result."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Material:
     summary: Mapping[str, Any] | None = None
     """Of an experiment."""
 
-    surroundings: Mapping[str, Surroundings] = field(default_factory=dict)
-    """By run, what its drift is seen against."""
+    surroundings: Mapping[Path, Surroundings] = field(default_factory=dict)
+    """By a run's folder, what its drift is seen against; names of runs may be equal."""
 
     @property
     def has_null(self) -> bool:
@@ -47,32 +48,28 @@ class Material:
 
     def heatmap(self, run: Run) -> go.Figure:
         """Plot a run's alignment by layer, marked where it is not above the lineage's null."""
-        p99 = self.surroundings[run.id].p99 if run.id in self.surroundings else None
+        around = self.surroundings.get(run.folder)
+        p99 = None if around is None else around.p99
         if p99 is not None and len(p99) != run.layer_values("alignment").shape[1]:
             p99 = None
         return heatmap(run, p99=None if p99 is None else p99.tolist())
 
 
 def gather(source: Origin) -> Material:
-    """Return what there is to draw.
+    """Return what there is to draw; of an experiment that is under way, its runs so far.
 
     Raises:
+        ConfigError: If the source is nothing that has runs.
         RunError: If there is no experiment or run, or it cannot be read.
     """
-    if isinstance(source, Run):
-        source = [source]
-    if not isinstance(source, str | Path):
-        runs = tuple(run.checked() for run in source)
-        if not runs:
-            raise RunError("No run to report on.")
-        return Material(", ".join(run.id for run in runs[:3]), runs, None, _around(runs))
-    folder = Path(source)
-    if (folder / "summary.json").is_file():
+    folder = source if isinstance(source, str | Path) else getattr(source, "folder", None)
+    folder = None if folder is None else Path(folder)
+    if folder is not None and (folder / "summary.json").is_file():
         return _experiment(folder)
-    if (folder / "run.json").is_file():
-        run = Run(folder).checked()
-        return Material(run.id, (run,), None, _around([run]))
-    raise RunError(f"{folder}: neither an experiment (summary.json) nor a run (run.json) here.")
+    runs = runs_of(source)
+    whole = folder is not None and not (folder / "run.json").is_file()
+    name = folder.resolve().name if folder and whole else ", ".join(run.id for run in runs[:3])
+    return Material(name, runs, None, _around(runs))
 
 
 def _experiment(folder: Path) -> Material:
@@ -83,9 +80,8 @@ def _experiment(folder: Path) -> Material:
     return Material(folder.resolve().name, tuple(runs), summary, _around(runs))
 
 
-def _around(runs: Sequence[Run]) -> dict[str, Surroundings]:
-    found = surroundings_of(runs)
-    return {run.id: around for run, around in zip(runs, found, strict=True)}
+def _around(runs: Sequence[Run]) -> dict[Path, Surroundings]:
+    return {run.folder: one for run, one in zip(runs, surroundings_of(runs), strict=True)}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

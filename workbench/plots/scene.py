@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from workbench.errors import ConfigError
-from workbench.plane import Placed, Plane, fit_plane, stacked
+from workbench.plane import Placed, Plane, fit_plane
+from workbench.plots.readings import Snapshot, snapshots
 from workbench.plots.sources import RunSource, run_name, runs_of
-from workbench.plots.style import ARMS
+from workbench.plots.style import ARMS, counted
 from workbench.plots.trajectories import arm_name, main_arms
 from workbench.runs import Run
 from workbench.surroundings import Surroundings
@@ -55,10 +56,104 @@ class Scene:
     """Whose phases and runs they are."""
 
     lineages: tuple[str, ...]
-    """All that the source has."""
+    """All that have a plane."""
+
+    left_out: tuple[str, ...]
+    """What has none: other lineages, or runs that do not fit this one's v_rev."""
 
     complete: bool
     """Whether the other phases were stored; if not, only aligned and witness are known."""
+
+
+@dataclass(frozen=True)
+class LineageDrifts:
+    """What was measured of one lineage."""
+
+    around: Surroundings
+    """With v_rev."""
+
+    runs: tuple[Snapshot, ...]
+    """Those whose drift has the layers and width of v_rev."""
+
+    drifts: tuple[Float[np.ndarray, "_ layer d_model"], ...]
+    """Of each run at its measured steps, in residual-stream units."""
+
+    left_out: int
+    """Number of runs that have another v_rev, other layers or another width."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What scenes are made from, read once."""
+
+    lineages: Mapping[str, LineageDrifts]
+    """Those that have a plane."""
+
+    refused: Mapping[str, str]
+    """Why others have none."""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers of the model that all lineages have."""
+        first, *others = [one.around.layers or () for one in self.lineages.values()]
+        return tuple(layer for layer in first if all(layer in other for other in others))
+
+    def scene(
+        self,
+        *,
+        layer: int | None = None,
+        arms: Sequence[str] | None = None,
+        lineage: str | None = None,
+    ) -> Scene:
+        """Fit the plane of v_rev and the main across direction, and place all in it.
+
+        Args:
+            layer: One layer; by default all are stacked in gap units.
+            arms: Which to show; by default all. Of a crowd, the plane is fitted to the main job's.
+            lineage: Whose; a plane belongs to one. By default the first that has one.
+
+        Raises:
+            ConfigError: If a name or layer is unknown, or the lineage has no plane.
+        """
+        if lineage in self.refused:
+            raise ConfigError(self.refused[lineage])
+        names = tuple(self.lineages)
+        chosen = _chosen(lineage or names[0], names, "lineage")
+        of = self.lineages[chosen]
+        known = tuple(dict.fromkeys(map(arm_name, of.runs)))
+        shown = known if arms is None else tuple(_chosen(arm, known, "arm") for arm in arms)
+        kept = [each for each in zip(of.runs, of.drifts, strict=True) if arm_name(each[0]) in shown]
+        kept.sort(key=lambda each: [*ARMS, *shown].index(arm_name(each[0])))
+        missing = [f"lineage {name}" for name in self.refused]
+        missing += [counted(of.left_out, "run")] if of.left_out else []
+        return _scene(kept, of.around, layer, chosen, names, tuple(missing))
+
+
+def read_ground(source: RunSource) -> Ground:
+    """Read all that scenes of a source are made from.
+
+    Args:
+        source: A run, several, an experiment's result, or a folder.
+
+    Raises:
+        ConfigError: If nothing was measured, or no lineage has a v_rev that fits.
+        RunError: If there is no run, or a file cannot be read.
+    """
+    of_lineage: dict[str, list[Snapshot]] = {}
+    for run in snapshots(runs_of(source)):
+        if run.measured:
+            of_lineage.setdefault(_lineage(run), []).append(run)
+    if not of_lineage:
+        raise ConfigError("No step of these runs was measured yet.")
+    lineages, refused = {}, {}
+    for name, runs in of_lineage.items():
+        try:
+            lineages[name] = _drifts(runs)
+        except ConfigError as error:
+            refused[name] = str(error)
+    if not lineages:
+        raise ConfigError(next(iter(refused.values())))
+    return Ground(lineages, refused)
 
 
 def read_scene(
@@ -68,60 +163,57 @@ def read_scene(
     arms: Sequence[str] | None = None,
     lineage: str | None = None,
 ) -> Scene:
-    """Fit the plane of v_rev and the main across direction, and place all in it.
-
-    Args:
-        source: A run, several, an experiment's result, or a folder.
-        layer: One layer; by default all are stacked in gap units.
-        arms: Which to show; by default all. Of a crowd, the plane is fitted to the main job's.
-        lineage: Whose; a plane belongs to one. By default the first run's.
+    """Read a source and return one scene of it, as `Ground.scene` does.
 
     Raises:
         ConfigError: If nothing was measured, v_rev is not stored, or a name or layer is unknown.
         RunError: If there is no run, or a file cannot be read.
     """
-    measured = [run for run in runs_of(source) if run.measured]
-    if not measured:
-        raise ConfigError("No step of these runs was measured yet.")
-    lineages = tuple(dict.fromkeys(_lineage(run) for run in measured))
-    chosen = _chosen(lineage or lineages[0], lineages, "lineage")
-    runs = [run for run in measured if _lineage(run) == chosen]
-    known = tuple(dict.fromkeys(arm_name(run) for run in runs))
-    shown = known if arms is None else tuple(_chosen(arm, known, "arm") for arm in arms)
-    runs = sorted(
-        (run for run in runs if arm_name(run) in shown),
-        key=lambda run: [*ARMS, *shown].index(arm_name(run)),
-    )
-    return _scene(runs, Surroundings.of(runs[0]), layer, chosen, lineages)
+    return read_ground(source).scene(layer=layer, arms=arms, lineage=lineage)
 
 
-def _scene(
-    runs: Sequence[Run],
-    around: Surroundings,
-    layer: int | None,
-    lineage: str,
-    lineages: tuple[str, ...],
-) -> Scene:
-    if around.unit is None or around.gap is None or around.layers is None:
+def _drifts(runs: Sequence[Snapshot]) -> LineageDrifts:
+    """The drifts of one lineage's runs that fit its v_rev."""
+    around = next((run.around for run in runs if run.around.gap is not None), None)
+    if around is None or around.unit is None:
         raise ConfigError(
             f"{runs[0].folder}: no v_rev is stored beside this run, so it has no plane; run it "
             "again as `workbench finetune` on a lineage, or in an experiment."
         )
-    rows = slice(None) if layer is None else [_row(around.layers, layer)]
-    gap = around.gap[rows]
+    fitting = [(run, run.drift()) for run in runs if _same(run.around, around)]
+    fitting = [each for each in fitting if each[1].shape[1:] == around.unit.shape]
+    if not fitting:
+        raise ConfigError(
+            f"{runs[0].folder}: drift and v_rev differ in their layers or width; are they of the "
+            "same model?"
+        )
+    kept, drifts = zip(*fitting, strict=True)
+    return LineageDrifts(around, kept, drifts, len(runs) - len(kept))
 
-    def stack(vectors: Float[np.ndarray, "*point layer d_model"]) -> np.ndarray:
-        if vectors.shape[-2:] != around.unit.shape:  # type: ignore[union-attr]
-            raise ConfigError(
-                f"{runs[0].folder}: drift and v_rev differ in their layers or width; are they of "
-                "the same model?"
-            )
-        return stacked(vectors[..., rows, :], gap)
 
-    drifts = [stack(run.drift()) for run in runs]
-    main = main_arms([arm_name(run) for run in runs])
-    fitted = [drift for run, drift in zip(runs, drifts, strict=True) if arm_name(run) in main]
-    plane = fit_plane(stack(around.gap[:, None] * around.unit), fitted)
+def _same(own: Surroundings, around: Surroundings) -> bool:
+    """Whether a run has this v_rev, or none of its own."""
+    if own is around or own.unit is None:
+        return True
+    return own.layers == around.layers and np.array_equal(own.unit, around.unit)
+
+
+def _scene(
+    measured: Sequence[tuple[Snapshot, Float[np.ndarray, "_ _ _"]]],
+    around: Surroundings,
+    layer: int | None,
+    lineage: str,
+    lineages: tuple[str, ...],
+    left_out: tuple[str, ...],
+) -> Scene:
+    assert around.unit is not None
+    assert around.gap is not None
+    assert around.layers is not None
+    row = 0 if layer is None else _row(around.layers, layer)
+    rows = slice(row, None if layer is None else row + 1)
+    main = main_arms([arm_name(run) for run, _ in measured])
+    fitted = [drift[:, rows] for run, drift in measured if arm_name(run) in main]
+    plane = fit_plane(around.unit[rows], around.gap[rows], fitted)
     return Scene(
         plane=plane,
         tracks=tuple(
@@ -130,15 +222,16 @@ def _scene(
                 run_name(run),
                 arm_name(run),
                 np.array([0, *run.measured_steps]),
-                plane.project(np.vstack([np.zeros_like(drift[:1]), drift])),
+                plane.project(np.pad(drift[:, rows], ((1, 0), (0, 0), (0, 0)))),
             )
-            for run, drift in zip(runs, drifts, strict=True)
+            for run, drift in measured
         ),
-        phases=_placed(around, {n: stack(v) for n, v in around.landmarks.items()}, plane),
+        phases=_placed(around, {n: v[rows] for n, v in around.landmarks.items()}, plane),
         roles={"witness": "witness", "aligned": "aligned"} | dict(around.roles),
         layers=around.layers if layer is None else (layer,),
         lineage=lineage,
         lineages=lineages,
+        left_out=left_out,
         complete=around.phases is not None,
     )
 
@@ -148,7 +241,7 @@ def _placed(
 ) -> dict[str, Placed]:
     """The phases in training order, with the aligned one at the origin."""
     aligned = around.roles.get("aligned", "aligned")
-    points = {**displaced, aligned: np.zeros_like(plane.along)}
+    points = {**displaced, aligned: np.zeros(plane.along.shape)}
     order = [*(name for name in around.order if name in points), *points]
     return {name: plane.project(points[name]) for name in dict.fromkeys(order)}
 

@@ -1,5 +1,6 @@
 """Which run is shown: controls for arm, lineage and seed, and tables nested to follow them."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,8 +43,7 @@ class Selection:
         cells: dict[tuple[str, ...], Run] = dict(zip(told, runs, strict=True))
         size = len(options[0]) * len(options[1]) * len(options[2])
         if not len(cells) == len(runs) == size:
-            names = tuple(printable(run.id) for run in runs)
-            return cls((Control("run", "run", "select", names),), tuple(runs))
+            return cls((Control("run", "run", "select", distinct_names(runs)),), tuple(runs))
         ordered = tuple(
             cells[arm, lineage, seed]
             for arm in options[0]
@@ -70,31 +70,33 @@ class Selection:
         """Names of the controls that together choose the run."""
         return tuple(control.name for control in self.controls)
 
-    def table(self, value: Callable[[Run], Any], by: Sequence[str] | None = None) -> Any:
-        """Return what `value` gives of every run, nested along the controls.
+    def table(self, value: Callable[[Run], Any]) -> Any:
+        """Return what `value` gives of every run, nested along the controls."""
+        return _nested(self.runs, self.controls, value)
 
-        Args:
-            value: Of one run.
-            by: The controls to nest along, where the value depends on these alone.
-        """
-        chosen = self.by if by is None else by
-        return self._nested(list(self.runs), list(self.controls), value, chosen)
 
-    def _nested(
-        self,
-        runs: Sequence[Run],
-        controls: Sequence[Control],
-        value: Callable[[Run], Any],
-        by: Sequence[str],
-    ) -> Any:
-        if not controls:
-            return value(runs[0])
-        control, *inner = controls
-        each = len(runs) // len(control.options)
-        parts = [runs[start : start + each] for start in range(0, len(runs), each)]
-        if control.name not in by:
-            return self._nested(parts[0], inner, value, by)
-        return [self._nested(part, inner, value, by) for part in parts]
+def distinct_names(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Return what to call runs, in plain text: their names, those that are equal by folder too.
+
+    Of two experiments, `first/organism-ordinary-0` and `second/organism-ordinary-0`.
+    """
+    homes = [run.folder.resolve().parent.parent.parts for run in runs]
+    names = [run.id for run in runs]
+    for depth in range(1, max(map(len, homes), default=0)):
+        equal = {name for name, n in Counter(names).items() if n > 1}
+        names = [
+            "/".join((*home[-depth:], run.id)) if name in equal else name
+            for run, home, name in zip(runs, homes, names, strict=True)
+        ]
+    return tuple(map(printable, names))
+
+
+def _nested(runs: Sequence[Run], controls: Sequence[Control], value: Callable[[Run], Any]) -> Any:
+    if not controls:
+        return value(runs[0])
+    each = len(runs) // len(controls[0].options)
+    parts = [runs[start : start + each] for start in range(0, len(runs), each)]
+    return [_nested(part, controls[1:], value) for part in parts]
 
 
 def _parts(run: Run) -> tuple[str, str, str]:

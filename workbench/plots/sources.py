@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from workbench.errors import RunError
+from workbench.errors import ConfigError, RunError
 from workbench.runs import Run, RunStore
 
 
@@ -26,6 +26,7 @@ def runs_of(source: RunSource) -> tuple[Run, ...]:
     """Return the runs of a source; of an experiment also those that are under way.
 
     Raises:
+        ConfigError: If it is nothing that has runs.
         RunError: If there is none.
     """
     if isinstance(source, str | Path):
@@ -33,8 +34,8 @@ def runs_of(source: RunSource) -> tuple[Run, ...]:
     elif isinstance(source, Run):
         runs = (source.checked(),)
     else:
-        several = source if isinstance(source, Sequence) else source.runs
-        runs = tuple(run.checked() for run in several)
+        several = source.runs if isinstance(source, HasRuns) else source
+        runs = tuple(run.checked() for run in _only_runs(several))
     if not runs:
         raise RunError("No run to show.")
     return runs
@@ -48,6 +49,19 @@ def run_name(run: Run, *, among: Sequence[Run] = ()) -> str:
     lineages = {one.info.get("config", {}).get("lineage") for one in among}
     several = len(lineages) > 1
     return f"{config['lineage']}, seed {config['seed']}" if several else f"seed {config['seed']}"
+
+
+def _only_runs(several: Any) -> Sequence[Run]:
+    """The same, if runs it is."""
+    if isinstance(several, Sequence):
+        others = [one for one in several if not isinstance(one, Run)]
+        if not others:
+            return several
+        several = others[0]
+    raise ConfigError(
+        f"No runs in a {type(several).__name__}: give a run, several, an experiment's result, or "
+        "the folder of an experiment or run."
+    )
 
 
 def _below(folder: Path) -> tuple[Run, ...]:

@@ -8,11 +8,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from workbench.errors import ConfigError
-from workbench.plots.readings import read_values
+from workbench.plots.readings import Snapshot, read_values, snapshots
 from workbench.plots.style import ARMS, ArmStyle, arm_styles
 from workbench.records import mean_defined
 from workbench.runs import Run
-from workbench.surroundings import Surroundings, surroundings_of
 
 Source = Run | Sequence[Run] | Mapping[str, Any]
 """A run, several, or the summary of an experiment."""
@@ -46,6 +45,11 @@ class Trajectories:
     high: Float[np.ndarray, "run step"]
     """Upper end of it."""
 
+    @property
+    def counts(self) -> Int[np.ndarray, " step"]:
+        """In how many runs the value is defined."""
+        return np.isfinite(self.values).sum(axis=0)
+
     def at(self, step: int) -> Float[np.ndarray, " run"]:
         """Return every run's value at a step; NaN if there is none."""
         found = np.flatnonzero(self.steps == step)
@@ -61,10 +65,10 @@ def read_trajectories(
         source: A run, several runs, or a summary.
         quantity: As in the summary: `alignment`, `along`, `harmfulness`, `task_loss`, …; a run
             has `norm` and `loss` too.
-        layer: Of what is measured at layers; by default the mean over them.
+        layer: Of the model, of what is measured at layers; by default the mean over them.
 
     Raises:
-        ConfigError: If no arm has the quantity at any step, or it is not known at layers.
+        ConfigError: If no arm has the quantity at any step, or it is not known at the layer.
     """
     if isinstance(source, Mapping):
         told = source["arms"] if layer is None else _at_layer(source, quantity, layer)
@@ -84,17 +88,36 @@ def _at_layer(summary: Mapping[str, Any], quantity: str, layer: int) -> dict[str
     """The arms of a summary with the alignment at one layer in place of its mean."""
     if quantity != "alignment":
         raise ConfigError(f"A summary has no {quantity} at layers; give the runs instead.")
-    found = {}
+    layers = _layers(summary)
+    if layer not in layers:
+        raise ConfigError(f"No layer {layer} here; there are {', '.join(map(str, layers))}.")
+    row, found = layers.index(layer), {}
     for arm, told in summary["arms"].items():
         by_step = {}
         for step, rows in told.get("alignment_by_layer", {}).items():
-            if not 0 <= layer < min(map(len, rows)):
-                raise ConfigError(f"No layer {layer} here; there are 0 to {len(rows[0]) - 1}.")
-            values = [row[layer] for row in rows]
+            if any(len(values) != len(layers) for values in rows):
+                raise ConfigError(
+                    f"This summary tells of {len(layers)} layers, but {arm!r} has "
+                    f"{len(rows[0])} values at step {step}; give the runs instead."
+                )
+            values = [every[row] for every in rows]
             mean, sd = mean_and_sd(np.array([values], dtype=float).T)
             by_step[step] = {"per_seed": values, "mean": mean[0], "sd": sd[0]}
         found[arm] = {"runs": told.get("runs"), quantity: by_step}
     return found
+
+
+def _layers(summary: Mapping[str, Any]) -> tuple[int, ...]:
+    """The layers of the model that are the rows of a summary: those of its readouts."""
+    readouts = (summary.get("readout") or {}).values()
+    told = {tuple(one["layers"]) for one in readouts if one.get("layers")}
+    if len(told) != 1:
+        why = "lineages have different layers" if told else "it has no readout"
+        raise ConfigError(
+            f"This summary does not tell which layers of the model it is of ({why}); give the "
+            "experiment's runs instead."
+        )
+    return told.pop()
 
 
 def arm_name(run: Run) -> str:
@@ -118,6 +141,18 @@ def main_arms(arms: Sequence[str]) -> frozenset[str]:
     distinct = list(dict.fromkeys(arms))
     main = [arm for arm in distinct if arm in ARMS] or distinct[:CROWD]
     return frozenset(distinct if len(distinct) <= CROWD else main)
+
+
+def runs_told(trajectories: Sequence[Trajectories]) -> str:
+    """Return over how many runs an arm's means are, such as `3`, `2 or 3`, or `2 to 3`.
+
+    A run counts where its value is defined; it is `to` where that differs over an arm's steps.
+    """
+    counted = [{*one.counts[one.counts > 0].tolist()} or {0} for one in trajectories]
+    every = sorted(set().union(*counted))
+    if any(len(one) > 1 for one in counted):
+        return f"{every[0]} to {every[-1]}"
+    return " or ".join(map(str, every))
 
 
 def waiting_told(trajectories: Sequence[Trajectories]) -> str:
@@ -199,19 +234,17 @@ def _labels(
 
 
 def _from_runs(runs: Sequence[Run], quantity: str, layer: int | None) -> list[Trajectories]:
-    by_arm: dict[str, list[tuple[Run, Surroundings]]] = {}
-    for run, around in zip(runs, surroundings_of(runs), strict=True):
-        by_arm.setdefault(arm_name(run), []).append((run, around))
+    by_arm: dict[str, list[Snapshot]] = {}
+    for run in snapshots(runs):
+        by_arm.setdefault(arm_name(run), []).append(run)
     # The main job's arms in their usual order, whatever order the folders are in.
     arms = sorted(by_arm, key=lambda arm: [*ARMS, arm].index(arm))
     found = [_of_arm(arm, by_arm[arm], quantity, layer) for arm in arms]
     return [one for one in found if len(one.steps)]
 
 
-def _of_arm(
-    arm: str, runs: Sequence[tuple[Run, Surroundings]], quantity: str, layer: int | None
-) -> Trajectories:
-    columns = [read_values(run, quantity, around, layer) for run, around in runs]
+def _of_arm(arm: str, runs: Sequence[Snapshot], quantity: str, layer: int | None) -> Trajectories:
+    columns = [read_values(run, quantity, layer) for run in runs]
     steps = sorted(set().union(*columns))
     nothing = (None, None, None)
     told = np.array(
@@ -220,7 +253,7 @@ def _of_arm(
     mean, sd = mean_and_sd(told[..., 0])
     return Trajectories(
         arm=arm,
-        runs=tuple(run.id for run, _ in runs),
+        runs=tuple(run.id for run in runs),
         steps=np.array(steps, dtype=int),
         values=told[..., 0],
         mean=mean,
