@@ -27,7 +27,7 @@ def view(runs):
     readout = {"layers": [1], "top": [[{"id": 1, "text": "<b>sure", "change": 3.25}]],
                "bottom": [[{"id": 2, "text": "sorry", "change": -4.0}]]}  # fmt: skip
     around = Surroundings(p99=np.full(N_LAYERS, 0.3), readout=readout)
-    return explorer(runs, {run.id: around for run in runs})
+    return explorer(runs, {run.folder: around for run in runs})
 
 
 def chosen(arm, seed, **more):
@@ -82,7 +82,7 @@ def test_layers_are_called_by_the_models_number_where_some_are_left_out(runs):
     top = [[{"id": 1, "text": f"at{layer}", "change": 1.0}] for layer in (4, 7)]
     readout = {"layers": [4, 7], "top": top, "bottom": top}
     around = Surroundings(layers=(1, 4, 7, 9, 11), readout=readout)
-    view = explorer(runs, {run.id: around for run in runs})
+    view = explorer(runs, {run.folder: around for run in runs})
     assert next(c for c in view.controls if c.name == "layer").options == ("1", "4", "7", "9", "11")
     choice = chosen("push", 0, layer=2, step=6)
     value = planted_alignment("push", 0)[6, 2]

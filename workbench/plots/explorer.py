@@ -1,6 +1,7 @@
 """The layer explorer: alignment of every layer and step, and what lies behind a single cell."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ TOKENS = 10
 """Of the readout, at either end."""
 
 
-def explorer(runs: Sequence[Run], surroundings: Mapping[str, Surroundings] | None = None) -> View:
+def explorer(runs: Sequence[Run], surroundings: Mapping[Path, Surroundings] | None = None) -> View:
     """Return the layer explorer of runs.
 
     A heat map of the chosen run's alignment, layer × step; a layer number box and a step slider
@@ -74,8 +75,8 @@ def known_layers(run: Run, around: Surroundings) -> tuple[int, ...]:
     return layers_of(run, around.layers if fits else None)
 
 
-def _common_layers(runs: Sequence[Run], known: Mapping[str, Surroundings]) -> tuple[int, ...]:
-    found = {known_layers(run, known.get(run.id, NOTHING)) for run in runs}
+def _common_layers(runs: Sequence[Run], known: Mapping[Path, Surroundings]) -> tuple[int, ...]:
+    found = {known_layers(run, known.get(run.folder, NOTHING)) for run in runs}
     if len(found) > 1:
         told = " and ".join(f"{len(one)} ({one[0]} to {one[-1]})" for one in sorted(found))
         raise ConfigError(f"These runs are measured at {told} layers; show equal ones together.")
@@ -86,7 +87,7 @@ def _tables(
     selection: Selection,
     steps: Sequence[int],
     layers: Sequence[int],
-    known: Mapping[str, Surroundings],
+    known: Mapping[Path, Surroundings],
 ) -> dict[str, Any]:
     read = LayerValues(steps, len(layers), known)
     tables = {
@@ -94,7 +95,7 @@ def _tables(
     }
     tables |= {name: selection.table(told) for name, told in read.marks().items()}
     tables["readout"] = selection.table(
-        lambda run: _readout(known.get(run.id, NOTHING).readout or {}, layers)
+        lambda run: _readout(known.get(run.folder, NOTHING).readout or {}, layers)
     )
     return tables | _cursor_tables(steps, len(layers))
 

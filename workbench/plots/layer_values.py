@@ -1,6 +1,7 @@
 """Layer values of runs at shown steps, as tables of a view."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class LayerValues:
     """
 
     def __init__(
-        self, steps: Sequence[int], n_layers: int, known: Mapping[str, Surroundings]
+        self, steps: Sequence[int], n_layers: int, known: Mapping[Path, Surroundings]
     ) -> None:
         self.steps, self.n_layers, self.known = steps, n_layers, known
 
@@ -37,7 +38,7 @@ class LayerValues:
 
     def bound(self, run: Run) -> list[float] | None:
         """The null's p99 of every layer."""
-        p99 = self.known.get(run.id, NOTHING).p99
+        p99 = self.known.get(run.folder, NOTHING).p99
         return p99.tolist() if p99 is not None and len(p99) == self.n_layers else None
 
     def marks(self) -> dict[str, Callable[[Run], Any]]:

@@ -39,7 +39,7 @@ def live_figures(run: Run) -> dict[str, go.Figure]:
     steps = sorted({*planned, *run.measured_steps.tolist()})
     drawn = {"curves": _curves(run, None if recipe is None else recipe.steps)}
     if run.measured or config.get("directions") is not None:
-        drawn = {"map": _map(run, steps, len(config.get("layers") or (None,)))} | drawn
+        drawn = {"map": _map(run, steps, config.get("layers") or (0,))} | drawn
     return drawn
 
 
@@ -71,14 +71,14 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _map(run: Run, steps: Sequence[int], n_layers: int) -> go.Figure:
+def _map(run: Run, steps: Sequence[int], layers: Sequence[int]) -> go.Figure:
     measured = len(run.measured)
     columns = [steps[place] for place in spread(len(steps), MAX_COLUMNS)]
     thinned = run.only({*columns})
     if thinned.measured:
         figure = heatmap(thinned, steps=columns)
     else:
-        figure = new_heatmap(f"Alignment by layer and step: {inert(run.id)}", columns, n_layers)
+        figure = new_heatmap(f"Alignment by layer and step: {inert(run.id)}", columns, layers)
     told = [] if len(columns) == len(steps) else [f"{len(columns)} of {len(steps)} steps shown"]
     if not measured:
         told = ["waiting for the first measured step"]

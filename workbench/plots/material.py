@@ -48,11 +48,11 @@ class Material:
 
     def heatmap(self, run: Run) -> go.Figure:
         """Plot a run's alignment by layer, marked where it is not above the lineage's null."""
-        around = self.surroundings.get(run.folder)
-        p99 = None if around is None else around.p99
-        if p99 is not None and len(p99) != run.layer_values("alignment").shape[1]:
-            p99 = None
-        return heatmap(run, p99=None if p99 is None else p99.tolist())
+        around = self.surroundings.get(run.folder, Surroundings())
+        depth = run.layer_values("alignment").shape[1]
+        layers = around.layers if around.layers and len(around.layers) == depth else None
+        p99 = around.p99.tolist() if around.p99 is not None and len(around.p99) == depth else None
+        return heatmap(run, p99=p99, layers=layers)
 
 
 def gather(source: Origin) -> Material:

@@ -86,7 +86,7 @@ def _explorers(material: Material, room: int) -> tuple[list[View], int]:
     groups: dict[tuple[int, ...], list[Run]] = {}
     for run in material.runs:
         if run.measured:
-            layers = known_layers(run, material.surroundings.get(run.id, NOTHING))
+            layers = known_layers(run, material.surroundings.get(run.folder, NOTHING))
             groups.setdefault(layers, []).append(run)
     views, dropped = [], 0
     for runs in groups.values():
