@@ -274,9 +274,13 @@ STRANGE = {"θ–鍵": "a", "lone \ud800": "b \ud800\x00", "count": 3, "": "no n
 def test_strange_provenance_is_written_as_far_as_a_format_can(figures, tmp_path):
     from xml.etree import ElementTree
 
+    from workbench import export
+
     for suffix in ("pdf", "svg", "png"):
         path = tmp_path / f"a.{suffix}"
         quiet_export(figures["alignment"].figure, path, provenance=STRANGE)
+    export(figures["alignment"].figure, tmp_path / "a.html", caption="\ud800", provenance=STRANGE)
+    assert "θ–鍵: a" in (tmp_path / "a.html").read_text()
     ElementTree.parse(tmp_path / "a.svg")
     assert "θ–鍵: a" in (tmp_path / "a.svg").read_text()
     told = [content for kind, content in png_chunks((tmp_path / "a.png").read_bytes())

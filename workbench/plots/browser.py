@@ -108,9 +108,9 @@ class Browser:
                 f"The browser did not answer within {SECONDS} s; try again."
             ) from None
         except (RuntimeError, OSError, ValueError) as error:
-            # Choreographer's errors hold a line of their message each.
-            told = " ".join(str(error.args[0] if error.args else error).split())[:300]
-            raise BrowserError(f"The browser failed: {told or type(error).__name__}") from error
+            raise BrowserError(
+                f"The browser failed: {' '.join(str(error).split())[:300]}"
+            ) from error
 
     def _stop(self) -> None:
         """End what still runs in the loop, then the loop."""

@@ -172,4 +172,5 @@ def _html(figure: go.Figure, name: str, caption: str, facts: Mapping[str, str]) 
         f"<footer>{footer}</footer>"
     )
     title = facts.get("figure", name)
-    return page(printable(title), body, {"figure-data": figure_json(figure)}).encode()
+    told = page(printable(title), body, {"figure-data": figure_json(figure)})
+    return told.encode("utf-8", "backslashreplace")
