@@ -27,7 +27,7 @@ def view(runs):
     readout = {"layers": [1], "top": [[{"id": 1, "text": "<b>sure", "change": 3.25}]],
                "bottom": [[{"id": 2, "text": "sorry", "change": -4.0}]]}  # fmt: skip
     around = Surroundings(p99=np.full(N_LAYERS, 0.3), readout=readout)
-    return explorer(runs, {run.id: around for run in runs})
+    return explorer(runs, {run.folder: around for run in runs})
 
 
 def chosen(arm, seed, **more):

@@ -1,6 +1,7 @@
 """The layer explorer: alignment of every layer and step, and what lies behind a single cell."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ TOKENS = 10
 """Of the readout, at either end."""
 
 
-def explorer(runs: Sequence[Run], surroundings: Mapping[str, Surroundings] | None = None) -> View:
+def explorer(runs: Sequence[Run], surroundings: Mapping[Path, Surroundings] | None = None) -> View:
     """Return the layer explorer of runs.
 
     A heat map of the chosen run's alignment, layer × step; a layer number box and a step slider
@@ -78,7 +79,7 @@ def explorer(runs: Sequence[Run], surroundings: Mapping[str, Surroundings] | Non
     by = selection.by
     cell = (*by, "layer", "step")
     tables["readout"] = selection.table(
-        lambda run: _readout(known.get(run.id, NOTHING).readout or {}, n_layers)
+        lambda run: _readout(known.get(run.folder, NOTHING).readout or {}, n_layers)
     )
     return View(
         title="Layer explorer",
@@ -109,7 +110,7 @@ class _Reader:
     """Values of runs at the shown steps; None where a run was not measured."""
 
     def __init__(
-        self, steps: Sequence[int], n_layers: int, known: Mapping[str, Surroundings]
+        self, steps: Sequence[int], n_layers: int, known: Mapping[Path, Surroundings]
     ) -> None:
         self.steps, self.n_layers, self.known = steps, n_layers, known
 
@@ -123,7 +124,7 @@ class _Reader:
 
     def bound(self, run: Run) -> list[float] | None:
         """The null's p99 of every layer."""
-        p99 = self.known.get(run.id, NOTHING).p99
+        p99 = self.known.get(run.folder, NOTHING).p99
         return p99.tolist() if p99 is not None and len(p99) == self.n_layers else None
 
     def marks(self) -> dict[str, Callable[[Run], Any]]:
