@@ -145,3 +145,35 @@ def test_a_caption_says_n_and_the_layer(folder):
     assert "n = 3 per arm" in caption
     assert "at layer 2" in caption
     assert "refuted" in caption
+
+
+def write_lone(store, name, n_steps, layers=None):
+    """A run of arm `lone` that measured so many steps, at these layers of a deeper model."""
+    run = store.create({"arm": "lone", "seed": 0, "layers": layers}, name)
+    for step, values in zip(STEPS[:n_steps], planted_alignment("block", 0), strict=False):
+        run.append(StepRecord(step, 4.0, 1e-5, 1.0, drift=planted_drift(values, step)))
+    run.unlock()
+    return run
+
+
+def test_n_counts_the_runs_that_have_a_value_and_says_where_it_differs(tmp_path):
+    store = RunStore(tmp_path / "runs")
+    runs = [write_lone(store, name, n) for name, n in (("a", 4), ("b", 4), ("c", 2))]
+    figure = plots.compare(runs)
+    assert "n = 2 to 3 runs" in figure.layout.title.subtitle.text
+    assert "n = 2 to 3 per arm" in figure.layout.meta["caption"]
+    assert "n = 2 runs" in plots.compare([*runs[:2]]).layout.title.subtitle.text
+    begun = write_lone(store, "d", 0)
+    assert "n = 2 per arm" in plots.compare([*runs[:2], begun]).layout.meta["caption"]
+
+
+def test_a_layer_is_that_of_the_model_in_runs_and_in_a_summary(folder, tmp_path):
+    layers = [1, 3, 5, 7, 9]
+    run = write_lone(RunStore(tmp_path / "runs"), "odd", 4, layers)
+    planted = planted_alignment("block", 0)[:4, 1]
+    np.testing.assert_allclose(mean_of(plots.alignment(run, layer=3), "lone").y, planted)
+    told = mean_of(plots.alignment(told_summary(folder, layers), layer=3), "block")
+    np.testing.assert_allclose(told.y, at_layer("block", 1).mean(axis=0))
+    for source in (run, told_summary(folder, layers)):
+        with pytest.raises(ConfigError, match="o layer 0 here; there are 1, 3, 5, 7, 9"):
+            plots.alignment(source, layer=0)

@@ -82,3 +82,75 @@ def test_runs_without_a_measured_step_are_not_compared(tmp_path):
 
     with pytest.raises(ConfigError, match="No run to compare"):
         comparison(RunStore(tmp_path).create({}, "begun"))
+
+
+def test_a_gap_before_other_figures_is_refused():
+    from workbench.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="No figure for column 'y'"):
+        planted_gallery(lambda c: None if c["column"] == 1 else numbered(c))
+    with pytest.raises(ConfigError, match="No figure for column 'x'"):
+        planted_gallery(lambda c: numbered(c) if c["row"] else None)
+
+
+def test_the_comparison_offers_the_layers_of_the_model_that_all_runs_have(tmp_path):
+    from planted_experiment import write_run
+
+    from workbench.plots.galleries import comparison
+    from workbench.runs import RunStore
+
+    store = RunStore(tmp_path)
+    for name, layers in (("odd", [1, 3, 5, 7, 9]), ("few", [2, 3, 4, 5, 6])):
+        config = {"arm": name, "seed": 0, "layers": layers}
+        write_run(store.create(config, name), "block", 0)
+    view = comparison(list(store))
+    assert view.controls[1].options == ("mean over layers", "3", "5")
+    shown = view.figure(choice={"layer": 2})
+    for name, row in (("odd", 2), ("few", 3)):
+        (mean,) = [one for one in shown.data if one.meta == "mean" and one.name == name]
+        np.testing.assert_allclose(mean.y, planted_alignment("block", 0)[:, row])
+
+
+@pytest.mark.parametrize("of", ["result", "under way", "runs"])
+def test_all_views_take_the_same_sources(folder, tmp_path, of):
+    import shutil
+
+    from workbench.experiment import Experiment
+    from workbench.plots.material import gather
+    from workbench.plots.sources import runs_of
+
+    if of == "under way":
+        source = shutil.copytree(folder, tmp_path / "young")
+        (source / "summary.json").unlink()
+    else:
+        result = Experiment(folder, {})
+        source = result if of == "result" else result.runs
+    assert {run.id for run in gather(source).runs} == {run.id for run in runs_of(source)}
+    assert (gather(source).summary is not None) == (of == "result")
+
+
+@pytest.mark.parametrize("wrong", [12, [12], None])
+def test_what_has_no_runs_is_refused_by_its_type(wrong):
+    # The types are checked before in tests, but not in a notebook.
+    from workbench.errors import ConfigError
+    from workbench.plots.sources import _only_runs
+
+    with pytest.raises(ConfigError, match=r"No runs in a (int|NoneType): give a run"):
+        _only_runs(wrong)
+
+
+def test_runs_of_equal_names_are_told_apart_by_their_experiment(folder, tmp_path):
+    import shutil
+
+    from workbench.plots.material import gather
+    from workbench.plots.selection import Selection
+    from workbench.runs import RunStore
+
+    other = shutil.copytree(folder, tmp_path / "again")
+    (other / "lineages" / "l0" / "nulls.json").write_text('{"matched": {"p99": [0.9, 1, 1, 1, 1]}}')
+    runs = [RunStore(each / "runs").open("l0-block-0") for each in (folder, other)]
+    (control,) = Selection.of(runs).controls
+    assert control.options == ("planted/l0-block-0", "again/l0-block-0")
+    around = gather(runs).surroundings
+    assert [around[run.folder].p99[0] for run in runs] == [0.3, 0.9]
+    assert Selection.of([runs[0], *RunStore(folder / "runs")][:1]).controls == ()

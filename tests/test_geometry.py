@@ -177,3 +177,31 @@ def test_names_move_apart_and_keep_their_order():
     moved = spread_out([0.0, 1.0, 0.01], 0.1)
     assert moved[1] == 1.0
     assert moved[2] - moved[0] == pytest.approx(0.1, abs=1e-6)
+
+
+def test_a_lineage_without_v_rev_is_left_out_and_said_and_the_others_are_drawn(tmp_path):
+    from workbench.plots.from_runs import geometry_sections
+    from workbench.plots.galleries import plane
+
+    built = build_experiment(tmp_path / "e", arms=ARMS, seeds=(0,), lineages=("a", "b"))
+    write_directions(built / "lineages" / "l1")
+    view = plane(built)
+    assert "lineage a" in view.figure().layout.title.subtitle.text
+    (section,) = geometry_sections(list(RunStore(built / "runs")))
+    assert "left out, as no v_rev fits: lineage a" in section.figure.layout.title.subtitle.text
+    with pytest.raises(ConfigError, match="no v_rev is stored"):
+        plots.geometry(built, lineage="a")
+    write_directions(built / "lineages" / "l0")  # the counterpart
+    sections = geometry_sections(list(RunStore(built / "runs")))
+    assert len(sections) == 2
+    assert "left out" not in sections[0].figure.layout.title.subtitle.text
+
+
+def test_a_run_with_other_layers_than_its_lineage_is_left_out_and_said(tmp_path):
+    store = RunStore(tmp_path / "runs")
+    for name, layers in (("first", range(5)), ("second", range(1, 6))):
+        run = write_run(store.create({"arm": name, "lineage": "one"}, name), "block", 0)
+        write_directions(run.folder, layers)
+    figure = plots.geometry(list(store))
+    assert [one.name for one in traces(figure, "track")] == ["first"]
+    assert "left out, as no v_rev fits: 1 run" in figure.layout.title.subtitle.text

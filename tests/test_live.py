@@ -90,7 +90,7 @@ def test_the_view_shows_what_the_run_recorded(show, tune, aligned_model, measure
     assert run.status == "done"
     assert run.measured_steps.tolist() == [1, 2, 4, 5]
     np.testing.assert_allclose(np.array(shown(live).z, float), run.layer_values("alignment").T)
-    assert list(shown(live).text[0]) == ["1", "2", "4", "5"]
+    assert list(shown(live).text[0]) == [f"layer 0, step {step}" for step in (1, 2, 4, 5)]
     frame = run.records()
     mean, loss = (shown(live, "curves", place) for place in (0, 1))
     np.testing.assert_allclose(mean.y, frame["mean_alignment"].dropna())

@@ -84,7 +84,7 @@ def test_stacked_layers_count_alike_whatever_their_gaps(axes):
     assert plane.project(drift).along == pytest.approx(wanted.mean())
     for row, value in enumerate(wanted):
         alone = drift[[row]]
-        single = fit(axes, [alone[None]], [row])
+        single = fit(axes, [alone[None]], slice(row, row + 1))
         assert single.project(alone).along == pytest.approx(value)
 
 

@@ -80,8 +80,8 @@ def add_curves(
         )
     traces = [*behind, *means]
     # All at once: plotly checks every trace twice when they are added singly.
-    place = {} if column is None else {"rows": [1] * len(traces), "cols": [column] * len(traces)}
-    figure.add_traces(traces, **place)
+    rows, cols = (None, None) if column is None else ([1] * len(traces), [column] * len(traces))
+    figure.add_traces(traces, rows=rows, cols=cols)
 
 
 def _band(one: Trajectories) -> dict[str, Coordinates]:

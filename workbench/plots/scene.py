@@ -115,7 +115,7 @@ class Ground:
         Raises:
             ConfigError: If a name or layer is unknown, or the lineage has no plane.
         """
-        if lineage in self.refused:
+        if lineage is not None and lineage in self.refused:
             raise ConfigError(self.refused[lineage])
         names = tuple(self.lineages)
         chosen = _chosen(lineage or names[0], names, "lineage")
@@ -193,7 +193,7 @@ def _drifts(runs: Sequence[Snapshot]) -> LineageDrifts:
 
 def _same(own: Surroundings, around: Surroundings) -> bool:
     """Whether a run has this v_rev, or none of its own."""
-    if own is around or own.unit is None:
+    if own is around or own.unit is None or around.unit is None:
         return True
     return own.layers == around.layers and np.array_equal(own.unit, around.unit)
 
