@@ -33,6 +33,16 @@ def test_a_figure_for_a_paper_says_what_it_shows(panel):
     assert caption.startswith("arm push, seed 1, layer 2, step 100. Layer 2, step 100: cos ")
 
 
+def test_the_caption_goes_with_the_exported_figure(panel, tmp_path):
+    import workbench as wb
+
+    panel.choose(arm="push", layer=2, seed=1)
+    wb.export(panel.figure("curves"), tmp_path / "curves.html")
+    assert "arm push, seed 1, layer 2" in (tmp_path / "curves.html").read_text()
+    wb.export(panel.figure("curves"), tmp_path / "own.html", caption="Mine.")
+    assert "arm push, seed 1, layer 2" not in (tmp_path / "own.html").read_text()
+
+
 def test_what_cannot_be_chosen_is_refused_and_changes_nothing(panel):
     from workbench.errors import ConfigError
 

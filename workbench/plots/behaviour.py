@@ -19,6 +19,7 @@ from workbench.plots.trajectories import (
     Source,
     Trajectories,
     read_trajectories,
+    runs_told,
     shown_arms,
     source_styles,
     waiting_told,
@@ -70,8 +71,7 @@ def behaviour(
 
 
 def _bars(every: Sequence[Trajectories]) -> str:
-    n = " or ".join(str(count) for count in sorted({len(one.values) for one in every}))
-    return f"mean of n = {n} runs, bars ±1 sd; small marks: single runs"
+    return f"mean of n = {runs_told(every)} runs, bars ±1 sd; small marks: single runs"
 
 
 def _position(step: int) -> float:

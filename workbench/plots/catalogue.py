@@ -67,7 +67,10 @@ def figures_of(source: Origin) -> dict[str, Named]:
 
 def provenance_of(material: Material) -> dict[str, str]:
     """Return from what a figure is made: source, hash of the configs, version."""
-    configs = {run.id: run.info.get("config", {}) for run in material.runs}
+    # Runs of two experiments may be called alike; where they lie is not what they are.
+    configs = {
+        f"{place} {run.id}": run.info.get("config", {}) for place, run in enumerate(material.runs)
+    }
     lone = len(configs) == 1 and material.summary is None
     hashed = config_hash(next(iter(configs.values())) if lone else configs)
     told = {

@@ -45,7 +45,8 @@ def export(
         width: `icml-column`, `icml-full`, `neurips`, `single` (3.5 in), `double` (7.16 in), or
             a length such as `85mm` or `3.3in`.
         height: In inches; by default what the panels need.
-        caption: Written beside the figure as a .txt file; in HTML below it.
+        caption: Written beside the figure as a .txt file; in HTML below it. By default the one that
+            the figure carries, as those of views do.
         provenance: Written into the file, such as run id and config hash.
 
     Returns:
@@ -92,6 +93,9 @@ class Press:
     ) -> Path:
         """Write a figure; arguments and errors as of `workbench.export`."""
         path = Path(path)
+        told: Any = figure.layout["meta"]
+        if caption is None and isinstance(told, Mapping):
+            caption = told.get("caption")
         facts = {printable(key): printable(value) for key, value in (provenance or {}).items()}
         suffix, across = format_of(path.suffix.removeprefix(".")), inches(width)
         if suffix == "html":
