@@ -38,9 +38,10 @@ def test_the_caption_goes_with_the_exported_figure(panel, tmp_path):
 
     panel.choose(arm="push", layer=2, seed=1)
     wb.export(panel.figure("curves"), tmp_path / "curves.html")
-    assert "arm push, seed 1, layer 2" in (tmp_path / "curves.html").read_text()
+    own = "<figcaption>arm push, seed 1, layer 2, step 100"
+    assert own in (tmp_path / "curves.html").read_text()
     wb.export(panel.figure("curves"), tmp_path / "own.html", caption="Mine.")
-    assert "arm push, seed 1, layer 2" not in (tmp_path / "own.html").read_text()
+    assert "<figcaption>Mine." in (tmp_path / "own.html").read_text()
 
 
 def test_what_cannot_be_chosen_is_refused_and_changes_nothing(panel):
