@@ -268,3 +268,28 @@ def test_what_is_hidden_stays_hidden_and_a_zoom_goes_with_its_quantity(browser, 
         page.wait_for_timeout(500)
         shown = {t["name"] for t in lab.traces(page, ".workbench-plot") if t["visible"] is True}
         assert "block" not in shown
+
+
+def test_every_quantity_of_the_comparison_is_drawn(browser, folder, tmp_path):
+    from workbench.widgets import RunComparison
+
+    comparison = RunComparison(folder)
+    path = comparison.save(tmp_path / "view.html")
+    quantities = comparison.shown.controls[0].options
+    with lab.tab(browser) as tab:
+        page = tab.page
+        page.goto(path.as_uri())
+        lab.wait_until_drawn(page)
+        for place in [*range(len(quantities)), 0]:
+            page.get_by_label("quantity", exact=True).select_option(index=place)
+            comparison.choose(quantity=quantities[place])
+            figure = comparison.figure()
+            page.wait_for_timeout(250)
+            drawn = [t for t in lab.traces(page, ".workbench-plot") if t["meta"] == "mean"]
+            means = [one for one in figure.data if one.meta == "mean"]
+            assert [one["name"] for one in drawn] == [one.name for one in means]
+            for seen, mean in zip(drawn, means, strict=True):
+                values = np.array(mean.y, dtype=float)
+                np.testing.assert_allclose(np.array(seen["y"], float), values, rtol=1e-4)
+        assert tab.wrong == []
+        assert page.locator("[role=status]").text_content() == ""

@@ -44,7 +44,7 @@ def _copied(notebook: Path, folder: Path) -> Path:
     try:
         with copy.open("xb") as file:
             file.write(notebook.read_bytes())
-        print(f"{printable(copy)}: copied")
+        print(f"{printable(copy)}: copied; it opens with `jupyter lab`")
     except FileExistsError:
         print(f"{printable(copy)}: was there, and is left as it is")
     return copy

@@ -23,7 +23,8 @@ CLICK = " A click on a name in the legend hides it."
 CHOOSE = "; arm, run and cell are chosen above each map, a cell also by a click"
 DRILL = " Beside it the chosen layer over the steps, below what its v_rev says in tokens."
 HOVER_RUNS = ", whose 95 % intervals over prompts show on hovering"
-ON_SCREEN = (CLICK, CHOOSE, DRILL, HOVER_RUNS)
+HOVER_SHARE = "; hovering tells the share"
+ON_SCREEN = (CLICK, CHOOSE, DRILL, HOVER_RUNS, HOVER_SHARE)
 """Parts of captions that are true on a screen only."""
 
 STACKED = {"Left: ": "Top: ", "Right: ": "Bottom: ", "on the right": "at the bottom"}
@@ -40,10 +41,10 @@ CAPTIONS = {
     "between independent models. Right: the same drift against the direction to θ_H from a "
     "sibling θ_S′, aligned from the same θ_H with another seed. θ_S itself is in only one of the "
     "two, so what remains on the right is not made by sharing it. {lines}",
-    "along": "How far, where the cosine says only in which direction: 1 is the whole way back to "
-    "θ_H. Mean over layers. {lines}",
-    "across": "The part of the drift orthogonal to v_rev, in the same unit. Mean over layers. "
-    "{lines}",
+    "along": "The drift's part along v_rev, in phase gaps: how far it goes, where the cosine says "
+    "only in which direction; 1 is the whole way back to θ_H. Mean over layers. {lines}",
+    "across": "The norm of the drift's part orthogonal to v_rev, in phase gaps (1 is the distance "
+    "of θ_H from θ_S). Mean over layers. {lines}",
     "ordering": "Small marks: single runs at the last step; large marks: arm means; grey lines "
     "join block, ordinary and push of one seed. {runs} {rank}",
     "cost": "Task cost is the share of ordinary fine-tuning's gain in task loss that an arm "
@@ -104,7 +105,7 @@ VIEWS = {
     "shown; lengths in phase gaps{stacked}. Diamonds: phases, read on the fit probes, arrows in "
     "training order; lines: single runs, read on the measure probes, a mark per measured step; no "
     "bands, {runs}. Open marks: less than half of the squared displacement lies in this plane, so "
-    "the picture hides most of the way; hovering tells the share. A far end of an arrow says "
+    f"the picture hides most of the way{HOVER_SHARE}. A far end of an arrow says "
     "nothing about distance in the dimensions left out. The claim would be refuted by runs of "
     "ordinary fine-tuning that end at the left of 0, or that go off at a right angle to v_rev: "
     "the main across direction is fitted to the runs, v_rev is not.",
@@ -136,7 +137,8 @@ TOLD = {
 """Above the tables of the causal evidence."""
 
 NULLS = (
-    "Grey: where 98 % of a null's draws lie (±p99). The isotropic null takes a uniformly random "
+    "Grey area and dashed grey lines: ±p99 of the nulls, between which 98 % of a null's draws lie; "
+    "the area is the widest one's. The isotropic null takes a uniformly random "
     "drift and is a low bar; the matched one takes a random drift with the covariance of the "
     "activations. Neither sees the shared endpoint."
 )

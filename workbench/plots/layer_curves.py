@@ -7,10 +7,17 @@ import numpy as np
 import plotly.graph_objects as go
 
 from workbench.plots.alignment import ROUND_STEPS
-from workbench.plots.style import FAMILIES, INK, STEP_TITLE, ZERO_LINE, new_figure
+from workbench.plots.style import INK, STEP_TITLE, ZERO_LINE, new_figure
 from workbench.plots.view import Bound, Plot
 
 HEIGHT = 430
+
+CURVES = {
+    "alignment": ("#AA4499", "circle", 1),
+    "along": ("#117733", "triangle-up", 2),
+    "across": ("#999933", "cross", 2),
+}
+"""Colour, symbol and panel of a quantity; the colours are none of an arm's."""
 
 
 def layer_curves(steps: Sequence[int], by: tuple[str, ...]) -> Plot:
@@ -45,13 +52,12 @@ def _empty(steps: list[int]) -> go.Figure:
     ends = [min(steps) * 0.9, max(steps) * 1.12]
     for trace in _bands(steps, ends):
         figure.add_trace(trace, row=1, col=1)
-    for name, style, row in (("alignment", "block", 1), ("along", "push", 2),
-                             ("across", "matched", 2)):  # fmt: skip
+    for name, (colour, symbol, row) in CURVES.items():
         figure.add_scatter(
             x=steps,
             mode="lines+markers",
-            line={"color": FAMILIES[style].colour, "width": 2},
-            marker={"color": FAMILIES[style].colour, "symbol": FAMILIES[style].symbol, "size": 6},
+            line={"color": colour, "width": 2},
+            marker={"color": colour, "symbol": symbol, "size": 6},
             name=name,
             hovertemplate=f"step %{{x}}, {'cos' if row == 1 else name} %{{y:.2f}}"
             f"{'' if row == 1 else ' phase gaps'}<extra></extra>",
@@ -87,7 +93,7 @@ def _bands(steps: list[int], ends: list[float]) -> list[go.Scatter]:
         go.Scatter(
             x=steps,
             fill="tonexty",
-            fillcolor=FAMILIES["block"].faded(0.2),
+            fillcolor="rgba(170, 68, 153, 0.2)",
             name="95 % interval over prompts",
             **quiet,
         ),

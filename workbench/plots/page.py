@@ -91,7 +91,9 @@ def _keep_what_users_did(stored: dict[str, Any]) -> None:
         parts = (trace.get("meta"), trace.get("legendgroup") or trace.get("name"), trace["type"])
         name = " ".join(str(part) for part in parts)
         seen[name] += 1
-        trace["uid"] = f"{name} {seen[name]}"
+        # Plotly makes a class of it, and looks that up: it must have no space or dot.
+        marked = hashlib.sha256(f"{name} {seen[name]}".encode("utf-8", "backslashreplace"))
+        trace["uid"] = f"t{marked.hexdigest()[:12]}"
     for name, axis in stored["layout"].items():
         if name.startswith(("xaxis", "yaxis")) and isinstance(axis, dict):
             axis["uirevision"] = str((axis.get("title") or {}).get("text", ""))

@@ -212,7 +212,7 @@ const workbenchView = (() => {
       changed.clear();
       drawn = Promise.all(waiting).then(() => {
         root.dispatchEvent(new CustomEvent("workbench:painted", { detail: { ...choice } }));
-      });
+      }).catch((error) => tell({ words: `This cannot be drawn: ${error.message}` }));
       return drawn;
     };
 
@@ -275,7 +275,9 @@ const workbenchView = (() => {
 
     const answer = element("blockquote", { className: "workbench-answer", "aria-live": "polite" });
     if (view.ask && host.ask) {
-      const prompt = element("textarea", { name: "prompt", rows: 2 });
+      const prompt = element("textarea", {
+        name: "prompt", rows: 2, placeholder: "Ctrl+Enter, or the button, asks",
+      });
       const send = element("button", { type: "button", name: "ask" }, "Answer");
       const go = () => { if (prompt.value.trim()) host.ask(prompt.value); };
       send.addEventListener("click", go);
