@@ -63,13 +63,13 @@ def test_there_are_six_notebooks_numbered_in_order(call):
 def test_a_notebook_is_found_by_number_or_part_of_its_name(call, tmp_path, asked, place):
     status, out, _ = call(asked, "--no-open")
     copy = tmp_path / f"{NAMES[place]}.ipynb"
-    assert (status, out) == (0, f"{copy.name}: copied\n")
+    assert (status, out) == (0, f"{copy.name}: copied; it opens with `jupyter lab`\n")
     assert copy.read_bytes() == (resource_folder("notebooks") / copy.name).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == [copy.name]
 
 
 def test_without_a_name_it_is_the_first(call):
-    assert call("--no-open")[1] == f"{NAMES[0]}.ipynb: copied\n"
+    assert call("--no-open")[1] == f"{NAMES[0]}.ipynb: copied; it opens with `jupyter lab`\n"
 
 
 def test_a_copy_that_is_there_is_opened_as_it_is(call, tmp_path, started):
@@ -116,7 +116,7 @@ def test_what_cannot_be_opened_is_one_line_and_nothing_is_copied(call, tmp_path,
 def test_without_jupyterlab_the_copy_is_made_and_one_line_says_what_to_install(call, monkeypatch):
     monkeypatch.setattr(lab.importlib.util, "find_spec", lambda _: None)
     status, out, err = call("01")
-    assert (status, out) == (2, f"{NAMES[0]}.ipynb: copied\n")
+    assert (status, out) == (2, f"{NAMES[0]}.ipynb: copied; it opens with `jupyter lab`\n")
     assert err == "workbench: JupyterLab is not installed: pip install jupyterlab.\n"
 
 
