@@ -1,5 +1,6 @@
 """Figures show the planted numbers, one colour per arm, and text that cannot be markup."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -440,3 +441,28 @@ def test_plots_import_neither_torch_nor_transformer_lens():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_edges_of_the_zero_contour_that_meet_are_one_line():
+    from workbench.plots.heatmap import zero_contour
+
+    values = np.ones((3, 5))
+    values[1, 1] = values[1, 3] = -1.0  # two cells apart: two rings of four edges
+    x, y = zero_contour(values)
+    assert x.count(None) == y.count(None) == 2
+    rings = [list(zip(x[start : start + 5], y[start : start + 5], strict=True)) for start in (0, 6)]
+    for ring, layer in zip(sorted(rings, key=lambda ring: ring[0][1]), (1, 3), strict=True):
+        assert ring[0] == ring[-1]
+        assert {*ring} == {(s, layer + d) for s in (0.5, 1.5) for d in (-0.5, 0.5)}
+
+
+def test_the_zero_contour_has_every_edge_between_signs_once():
+    from workbench.plots.heatmap import zero_contour
+
+    values = np.random.default_rng(0).uniform(-1, 1, (9, 7))
+    crossings = sum((np.diff(np.sign(values), axis=axis) != 0).sum() for axis in (0, 1))
+    x, y = zero_contour(values)
+    points = list(zip(x, y, strict=True))
+    edges = [frozenset(pair) for pair in itertools.pairwise(points) if (None, None) not in pair]
+    assert len(edges) == len({*edges}) == crossings
+    assert x.count(None) < crossings / 2

@@ -22,6 +22,9 @@ from workbench.runs import Run
 MAX_COLUMNS = 120
 """More measured steps than this are thinned: they could not be told apart."""
 
+Corner = tuple[float, float]
+"""Of a cell: column and row."""
+
 LAYER_VALUES = ("low", "high", "along", "across", "norm")
 HOVER = (
     "%{text}, cos %{z:.2f}<br>95 % [%{customdata[0]:.2f}, %{customdata[1]:.2f}]"
@@ -152,9 +155,11 @@ def spread(count: int, most: int) -> Int[np.ndarray, " kept"]:
 def zero_contour(
     values: Float[np.ndarray, "step layer"],
 ) -> tuple[list[float | None], list[float | None]]:
-    """Return x and y of the cell edges between positive and negative alignments, None between."""
-    x: list[float | None] = []
-    y: list[float | None] = []
+    """Return x and y of the cell edges between positive and negative alignments, None between.
+
+    Edges that meet are one line: every line that plotly draws costs time.
+    """
+    ways: dict[Corner, list[Corner]] = {}
     for step, layer in np.ndindex(*values.shape):
         for beside, edge in (
             ((step + 1, layer), ((step + 0.5, layer - 0.5), (step + 0.5, layer + 0.5))),
@@ -162,9 +167,28 @@ def zero_contour(
         ):
             inside = beside[0] < values.shape[0] and beside[1] < values.shape[1]
             if inside and _crosses(float(values[step, layer]), float(values[beside])):
-                x += [edge[0][0], edge[1][0], None]
-                y += [edge[0][1], edge[1][1], None]
+                for start, end in (edge, edge[::-1]):
+                    ways.setdefault(start, []).append(end)
+    x: list[float | None] = []
+    y: list[float | None] = []
+    # Lines begin at loose ends; what is left then are rings.
+    for start in sorted(ways, key=lambda corner: (len(ways[corner]) % 2 == 0, corner)):
+        while ways[start]:
+            line = _walk(ways, start)
+            x += [*(corner[0] for corner in line), None]
+            y += [*(corner[1] for corner in line), None]
     return x, y
+
+
+def _walk(ways: dict[Corner, list[Corner]], start: Corner) -> list[Corner]:
+    """Follow edges from a corner until there is none left, and take them away."""
+    line = [start]
+    while ways[line[-1]]:
+        here = line[-1]
+        there = ways[here].pop()
+        ways[there].remove(here)
+        line.append(there)
+    return line
 
 
 def _crosses(one: float, other: float) -> bool:

@@ -12,6 +12,9 @@ from workbench.plots.view import Bound, Plot
 
 HEIGHT = 430
 
+MARKED = 40
+"""More steps than this have no marks: they would touch."""
+
 CURVES = {
     "alignment": ("#AA4499", "circle", 1),
     "along": ("#117733", "triangle-up", 2),
@@ -55,7 +58,7 @@ def _empty(steps: list[int]) -> go.Figure:
     for name, (colour, symbol, row) in CURVES.items():
         figure.add_scatter(
             x=steps,
-            mode="lines+markers",
+            mode="lines+markers" if len(steps) <= MARKED else "lines",
             line={"color": colour, "width": 2},
             marker={"color": colour, "symbol": symbol, "size": 6},
             name=name,

@@ -304,7 +304,11 @@ const workbenchView = (() => {
     view.controls.forEach(show);
     tell(host.status);
     paint(true).then(() => view.plots.forEach(listen));
+    // Words and tables change the height; only another width concerns the plots.
+    let width = root.clientWidth;
     const resized = new ResizeObserver(() => {
+      if (root.clientWidth === width) return;
+      width = root.clientWidth;
       for (const { node } of Object.values(plots)) {
         if (node.isConnected && node.clientWidth && node.data) Plotly.Plots.resize(node);
       }
