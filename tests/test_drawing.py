@@ -13,8 +13,8 @@ def pixels(figure, width=3.0):
     """The drawn figure as an array [row, column, rgb], and its printed layout."""
     from matplotlib.image import imread
 
-    from workbench.plots.drawing import draw
-    from workbench.plots.printing import for_print
+    from workbench.plots.paper.drawing import draw
+    from workbench.plots.paper.printing import for_print
 
     printed = for_print(figure, width)
     return imread(io.BytesIO(draw(printed, "png")))[..., :3], printed.layout
@@ -72,8 +72,8 @@ def test_bars_shapes_and_cells_are_drawn():
 
 
 def test_equal_figures_are_equal_files():
-    from workbench.plots.drawing import draw
-    from workbench.plots.printing import for_print
+    from workbench.plots.paper.drawing import draw
+    from workbench.plots.paper.printing import for_print
 
     printed = for_print(panel(go.Scatter(x=[1, 2], y=[3, 4])), 3.0)
     for suffix in ("pdf", "svg", "png"):
@@ -189,7 +189,7 @@ def test_a_note_on_top_of_a_panel_is_drawn_above_it():
 
 
 def test_markup_becomes_mathematics_and_other_text_stays_itself():
-    from workbench.plots.lettering import mathtext, plain
+    from workbench.plots.paper.lettering import mathtext, plain
 
     assert plain("<i>v</i><sub>rev</sub> &lt;a&gt;<br>b") == "vrev <a>\nb"
     assert mathtext("<i>v</i><sub>rev</sub>, 5 $") == r"$\it{v}$$\rm{{}_{rev}}$, 5 \$"

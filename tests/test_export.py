@@ -41,8 +41,8 @@ def without_browser(monkeypatch):
 @pytest.fixture(scope="module")
 def press():
     """One browser for all tests that need one."""
-    from workbench.plots import browser
-    from workbench.plots.export import Press
+    from workbench.plots.paper import browser
+    from workbench.plots.paper.export import Press
 
     if reason := browser.missing():
         pytest.skip(reason)
@@ -136,7 +136,7 @@ def test_vectors_of_the_browser_are_stamped_and_text_stays_text(figures, tmp_pat
 def test_the_page_given_to_the_browser_asks_for_nothing():
     import asyncio
 
-    from workbench.plots import browser
+    from workbench.plots.paper import browser
 
     async def index():
         opened = await browser._open()
@@ -194,7 +194,7 @@ def test_panels_that_would_be_too_narrow_are_stacked_and_the_caption_follows(fig
 
 
 def test_on_paper_an_arm_keeps_its_colour_and_differs_without_it(figures):
-    from workbench.plots.printing import for_print
+    from workbench.plots.paper.printing import for_print
     from workbench.plots.style import ARMS as STYLES
 
     printed = for_print(figures["alignment"].figure, 3.25)
@@ -207,7 +207,7 @@ def test_on_paper_an_arm_keeps_its_colour_and_differs_without_it(figures):
 
 
 def test_type_and_lines_are_those_of_paper_and_the_figure_is_not_changed(figures):
-    from workbench.plots.printing import for_print
+    from workbench.plots.paper.printing import for_print
 
     figure = figures["alignment"].figure
     before = figure.to_json()
@@ -221,7 +221,7 @@ def test_type_and_lines_are_those_of_paper_and_the_figure_is_not_changed(figures
 
 
 def test_cells_of_a_heat_map_become_polygons_of_the_same_colours():
-    from workbench.plots.printing import for_print
+    from workbench.plots.paper.printing import for_print
 
     z = [[-1.0, 0.0, None], [0.5, 1.0, 1.0]]
     figure = go.Figure(go.Heatmap(z=z, colorscale="RdBu_r", zmin=-1, zmax=1))
@@ -256,8 +256,8 @@ def test_a_size_that_cannot_be_is_refused_before_anything_is_written(
 
 def test_a_size_of_another_type_is_refused_in_a_line():
     from workbench.errors import ConfigError
-    from workbench.plots.printing import for_print
-    from workbench.plots.widths import inches
+    from workbench.plots.paper.printing import for_print
+    from workbench.plots.paper.widths import inches
 
     # As a caller has them, whose types nothing checks.
     with pytest.raises(ConfigError, match=r"No width 3\.5: name one of"):
@@ -322,7 +322,7 @@ def two_rows(columns=1):
 
 
 def test_rows_of_the_screen_stay_rows_and_only_the_last_has_numbers():
-    from workbench.plots.printing import for_print
+    from workbench.plots.paper.printing import for_print
 
     printed = for_print(two_rows(), 6.75).layout
     assert printed.yaxis2.domain[1] < printed.yaxis.domain[0]
@@ -333,7 +333,7 @@ def test_rows_of_the_screen_stay_rows_and_only_the_last_has_numbers():
 
 
 def test_panels_in_two_rows_and_columns_are_stacked_only_where_they_are_too_narrow():
-    from workbench.plots.printing import for_print
+    from workbench.plots.paper.printing import for_print
 
     wide, narrow = (for_print(two_rows(2), width).layout for width in (6.75, 3.25))
     assert wide.yaxis.domain == wide.yaxis2.domain
@@ -346,7 +346,7 @@ def test_panels_in_two_rows_and_columns_are_stacked_only_where_they_are_too_narr
 
 
 def test_a_line_across_all_panels_ends_at_the_last_and_not_in_the_legend():
-    from workbench.plots.printing import for_print
+    from workbench.plots.paper.printing import for_print
 
     printed = for_print(two_rows(), 3.25).layout
     (line,) = [shape for shape in printed.shapes if shape.yref == "paper"]
@@ -355,7 +355,7 @@ def test_a_line_across_all_panels_ends_at_the_last_and_not_in_the_legend():
 
 
 def test_keys_of_the_legend_have_the_colours_of_their_curves():
-    from workbench.plots.printing import for_print
+    from workbench.plots.paper.printing import for_print
 
     figure = go.Figure([
         go.Scatter(x=[1], y=[1], mode="lines+markers", name="line", line_color="#882255"),
@@ -377,7 +377,7 @@ def test_without_browser_and_matplotlib_the_error_says_what_to_install(
 ):
     import workbench
     from workbench.errors import ConfigError
-    from workbench.plots import export
+    from workbench.plots.paper import export
 
     monkeypatch.setenv("BROWSER_PATH", "/nowhere")
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda _: None)

@@ -27,7 +27,7 @@ def bare(text):
 
 
 def test_no_text_can_be_a_command():
-    from workbench.plots.latex import escaped
+    from workbench.plots.paper.latex import escaped
 
     assert not set(bare(escaped(HOSTILE))) & set("\\{}$&#%_^<>")
     assert "U+4E2D" in escaped(HOSTILE)
@@ -35,7 +35,7 @@ def test_no_text_can_be_a_command():
 
 
 def test_symbols_are_set_as_mathematics():
-    from workbench.plots.latex import escaped
+    from workbench.plots.paper.latex import escaped
 
     assert escaped("v_rev") == r"$v_{\mathrm{rev}}$"
     assert escaped("−0.1 ± 0.2") == r"$-$0.1~$\pm$~0.2"
@@ -43,7 +43,7 @@ def test_symbols_are_set_as_mathematics():
 
 
 def test_the_tables_hold_the_summary_and_every_environment_is_closed(summary):
-    from workbench.plots.latex import summary_latex
+    from workbench.plots.paper.latex import summary_latex
 
     text = summary_latex(summary, {"config hash": "ab12\n\\input{x}"})
     for name in ("table", "tabular"):
@@ -60,7 +60,7 @@ def test_the_tables_hold_the_summary_and_every_environment_is_closed(summary):
 
 
 def test_every_row_has_as_many_cells_as_columns(summary):
-    from workbench.plots.latex import summary_latex
+    from workbench.plots.paper.latex import summary_latex
 
     for part in summary_latex(summary, {}).split(r"\begin{tabular}")[1:]:
         rows = [line for line in part.splitlines() if line.endswith(r"\\")]
@@ -68,7 +68,7 @@ def test_every_row_has_as_many_cells_as_columns(summary):
 
 
 def test_a_table_without_rows_is_nothing():
-    from workbench.plots.latex import to_latex
+    from workbench.plots.paper.latex import to_latex
     from workbench.plots.typeset import Table
 
     assert to_latex(Table("empty", ("a",), ()), label="x") == ""

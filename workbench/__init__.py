@@ -42,7 +42,7 @@ _EXPORTS = {
     "nulls": ("isotropic_null", "matched_null"),
     "penalties": ("Block", "Push"),
     "phases": ("Lineage", "Phase"),
-    "plots.export": ("Press", "export"),
+    "plots.paper.export": ("Press", "export"),
     "probes": ("ProbeSet", "load_examples"),
     "projections": ("ProjectGradient",),
     "readout": ("read_vocabulary",),

@@ -7,7 +7,7 @@ import torch
 
 from workbench.loading import load_config
 from workbench.phases import Lineage
-from workbench.plots.browser import find_browser, missing
+from workbench.plots.paper.browser import find_browser, missing
 
 WANTED = (
     ("torch", "models"),

@@ -11,8 +11,8 @@ FURTHER, SECONDS = 6, 0.6
 
 
 def test_a_further_figure_of_a_batch_is_cheap(tmp_path, capsys):
-    from workbench.plots import browser
-    from workbench.plots.export import Press
+    from workbench.plots.paper import browser
+    from workbench.plots.paper.export import Press
 
     if reason := browser.missing():
         pytest.skip(reason)

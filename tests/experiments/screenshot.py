@@ -6,7 +6,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from workbench.plots.browser import find_browser
+from workbench.plots.paper.browser import find_browser
 from workbench.widgets import LayerExplorer
 
 OUT = Path(__file__).parents[2] / "assets" / "explorer.png"

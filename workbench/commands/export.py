@@ -8,10 +8,10 @@ from workbench.commands.options import tell
 from workbench.errors import ConfigError
 from workbench.files import write_atomic
 from workbench.plots.catalogue import Named, figures_of, provenance_of
-from workbench.plots.export import Press, format_of
-from workbench.plots.latex import summary_latex
 from workbench.plots.material import gather
-from workbench.plots.widths import inches
+from workbench.plots.paper.export import Press, format_of
+from workbench.plots.paper.latex import summary_latex
+from workbench.plots.paper.widths import inches
 from workbench.text import printable
 
 

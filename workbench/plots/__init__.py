@@ -1,6 +1,6 @@
 """Figures of runs and experiments: records in, `plotly.graph_objects.Figure` out.
 
-Nothing here writes a file, except `report` and `export`, or imports torch.
+Nothing here imports torch, or writes a file, except `report` and `paper`, the figures for print.
 """
 
 from workbench.plots.ablation import ablation

@@ -3,9 +3,9 @@
 from itertools import zip_longest
 from typing import Any
 
-from workbench.plots.labels import keep_inside, thin_out
-from workbench.plots.legend import Legend
-from workbench.plots.lettering import broken, text_height, text_width
+from workbench.plots.paper.labels import keep_inside, thin_out
+from workbench.plots.paper.legend import Legend
+from workbench.plots.paper.lettering import broken, text_height, text_width
 
 PX = 96
 """Pixels per inch, as in SVG."""

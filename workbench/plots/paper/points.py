@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import FancyArrowPatch
 
 from workbench.errors import ConfigError
-from workbench.plots.lettering import mathtext
+from workbench.plots.paper.lettering import mathtext
 
 POINT = 0.75
 """Points per pixel."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from workbench.plots.lettering import LINE, text_width
+from workbench.plots.paper.lettering import LINE, text_width
 
 KEY, GAP, APART = 20, 4, 10
 """Pixels: length of a key, from it to its name, from one entry to the next."""

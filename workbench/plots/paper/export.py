@@ -11,12 +11,13 @@ import plotly.graph_objects as go
 
 from workbench.errors import ConfigError
 from workbench.files import write_atomic
-from workbench.plots import browser, captions
+from workbench.plots import captions
 from workbench.plots.page import figure_json, page, plot_html
-from workbench.plots.printing import for_print
-from workbench.plots.stamp import stamp_pdf, stamp_png, stamp_svg
+from workbench.plots.paper import browser
+from workbench.plots.paper.printing import for_print
+from workbench.plots.paper.stamp import stamp_pdf, stamp_png, stamp_svg
+from workbench.plots.paper.widths import inches
 from workbench.plots.typeset import typeset
-from workbench.plots.widths import inches
 from workbench.text import printable
 
 FORMATS = ("pdf", "svg", "png", "html")
@@ -114,7 +115,7 @@ class Press:
             self._begin()
         if self._browser is not None:
             return self._browser.draw(figure, suffix)
-        from workbench.plots.drawing import draw
+        from workbench.plots.paper.drawing import draw
 
         return draw(figure, suffix)
 

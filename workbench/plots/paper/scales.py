@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from workbench.plots.lettering import mathtext
-from workbench.plots.points import refusal
+from workbench.plots.paper.lettering import mathtext
+from workbench.plots.paper.points import refusal
 
 PX, DPI = 96, 300
 BETWEEN = 38

@@ -19,10 +19,10 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Transform, blended_transform_factory
 from plotly.colors import get_colorscale
 
-from workbench.plots.lettering import mathtext
-from workbench.plots.marks import add_trace, dashes
-from workbench.plots.points import POINT, colour, refusal
-from workbench.plots.scales import axis_of, full_name, set_ranges
+from workbench.plots.paper.lettering import mathtext
+from workbench.plots.paper.marks import add_trace, dashes
+from workbench.plots.paper.points import POINT, colour, refusal
+from workbench.plots.paper.scales import axis_of, full_name, set_ranges
 
 PX, DPI = 96, 300
 BEHIND = 0.5

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from workbench.plots.lettering import LINE, text_width
+from workbench.plots.paper.lettering import LINE, text_width
 
 Sheet = dict[str, Any]
 Box = tuple[float, float, float, float]

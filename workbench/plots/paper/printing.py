@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 from plotly.colors import DEFAULT_PLOTLY_COLORS as PLOTLY
 
 from workbench.errors import ConfigError
-from workbench.plots.cells import draw_cells
-from workbench.plots.panels import PX, Panels
+from workbench.plots.paper.cells import draw_cells
+from workbench.plots.paper.panels import PX, Panels
 
 BASE, TICKS, NAMES = 8 * PX / 72, 6.5 * PX / 72, 7 * PX / 72
 """Pixels, of 8, 6.5 and 7 points: titles of axes; their numbers; names in legends and panels."""

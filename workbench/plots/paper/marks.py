@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 
-from workbench.plots.points import POINT, add_arrows, add_points, add_texts, colour, refusal
+from workbench.plots.paper.points import POINT, add_arrows, add_points, add_texts, colour, refusal
 
 DASHES = {"dash": (4, 2), "dot": (1, 1.5), "dashdot": (4, 1.5, 1, 1.5), "longdash": (7, 2)}
 SHAPES = {"linear": "default", "hv": "steps-post", "vh": "steps-pre", "hvh": "steps-mid"}

@@ -1,0 +1,1 @@
+"""Figures for paper: set anew at a venue's width, drawn by a browser or by matplotlib, stamped."""
