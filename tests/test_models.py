@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional
 
 from workbench.errors import CheckpointError, LayerError
+from workbench.fingerprints import weights_hash
 from workbench.models import (
     check_layers,
     evaluation_mode,
     resid_post,
-    weights_hash,
 )
 
 pytestmark = pytest.mark.transformer_lens_3

@@ -1,12 +1,11 @@
 """HookedModel: TransformerLens hook points on an untouched Hugging Face model.
 
-The only module that knows how a model is loaded and where its blocks are. The Hugging Face model
-is never converted: torch hooks on its decoder blocks fire `HookPoint`s named as in TransformerLens,
-so reading, editing, training, LoRA and `save_pretrained` all act on the original weights.
+The Hugging Face model is never converted: torch hooks on its decoder blocks fire `HookPoint`s named
+as in TransformerLens, so reading, editing, training, LoRA and `save_pretrained` all act on the
+original weights.
 """
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from workbench.blocks import find_blocks, firing_post, firing_pre
 from workbench.errors import CheckpointError, LayerError
+from workbench.fingerprints import weights_hash
 from workbench.turns import turns_of
 
 Chat = Literal["builtin", "tokenizer", "none"]
@@ -94,8 +95,8 @@ class HookedModel(HookedRootModule):
         points = [_BlockHookPoints() for _ in decoder_blocks]
         self.blocks = nn.ModuleList(points)
         for block, own in zip(decoder_blocks, points, strict=True):
-            block.register_forward_pre_hook(_firing_pre(own.hook_resid_pre), with_kwargs=True)
-            block.register_forward_hook(_firing_post(own.hook_resid_post))
+            block.register_forward_pre_hook(firing_pre(own.hook_resid_pre), with_kwargs=True)
+            block.register_forward_hook(firing_post(own.hook_resid_post))
         self.setup()
         if not torch.equal(before, trial_logits(hf, self.cfg)):
             raise CheckpointError(f"Hooking changed the logits of {self.cfg.architecture}.")
@@ -206,37 +207,6 @@ def check_layers(layers: list[int] | None, n_layers: int) -> list[int]:
     return list(layers)
 
 
-def weights_hash(model: nn.Module) -> str:
-    """Return the SHA-256 of names, shapes and float32 values of all parameters."""
-    digest = hashlib.sha256()
-    with turns_of(model):
-        for name, parameter in sorted(model.named_parameters()):
-            digest.update(f"{name}{tuple(parameter.shape)}".encode())
-            # Half precisions are exact in float32, so an upcast checkpoint keeps its hash.
-            digest.update(parameter.detach().float().cpu().contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def find_blocks(hf: PreTrainedModel) -> nn.ModuleList:
-    """Return the list of decoder blocks: the one as long as the config's layer count.
-
-    Raises:
-        CheckpointError: If no or several lists of that length exist in the decoder.
-    """
-    n_layers = hf.config.get_text_config().num_hidden_layers
-    lists = [
-        module
-        for module in hf.get_decoder().children()
-        if isinstance(module, nn.ModuleList) and len(module) == n_layers
-    ]
-    if len(lists) != 1:
-        raise CheckpointError(
-            f"{type(hf).__name__}: found {len(lists)} lists of {n_layers} blocks in its decoder, "
-            "expected one; this architecture is not supported."
-        )
-    return lists[0]
-
-
 @contextmanager
 def evaluation_mode(model: GuestModel | nn.Module, *, gradients: bool = False) -> Iterator[None]:
     """Switch off dropout, gradients unless asked for, and other threads, till the mode is back."""
@@ -255,42 +225,6 @@ def _set_training(modules: list[nn.Module], mode: bool) -> None:
     # Past Module.__setattr__, whose checks cost more than a small model's layer.
     for module in modules:
         module.__dict__["training"] = mode
-
-
-def _is_idle(point: HookPoint) -> bool:
-    """Whether nobody listens at a hook point; calling it would only cost time."""
-    return not (
-        point._forward_hooks
-        or point._forward_pre_hooks
-        or point._backward_hooks
-        or point._backward_pre_hooks
-    )
-
-
-def _firing_pre(point: HookPoint) -> Any:
-    def fire(block: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:  # noqa: ARG001
-        if _is_idle(point):
-            return None
-        resid = args[0] if args else kwargs["hidden_states"]
-        edited = point(resid)
-        if edited is resid:
-            return None
-        return ((edited, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": edited})
-
-    return fire
-
-
-def _firing_post(point: HookPoint) -> Any:
-    def fire(block: nn.Module, args: tuple, output: Any) -> Any:  # noqa: ARG001
-        if _is_idle(point):
-            return None
-        resid = output[0] if isinstance(output, tuple) else output
-        edited = point(resid)
-        if edited is resid:
-            return None
-        return (edited, *output[1:]) if isinstance(output, tuple) else edited
-
-    return fire
 
 
 def trial_logits(hf: PreTrainedModel, cfg: ModelConfig) -> Float[Tensor, "batch pos vocab"]:
