@@ -30,6 +30,8 @@ def find_blocks(hf: PreTrainedModel) -> nn.ModuleList:
 
 
 def firing_pre(point: HookPoint) -> Any:
+    """Return a forward pre-hook, with keywords, that fires `point` on what enters a block."""
+
     def fire(block: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:  # noqa: ARG001
         if _is_idle(point):
             return None
@@ -43,6 +45,8 @@ def firing_pre(point: HookPoint) -> Any:
 
 
 def firing_post(point: HookPoint) -> Any:
+    """Return a forward hook that fires `point` on what leaves a block."""
+
     def fire(block: nn.Module, args: tuple, output: Any) -> Any:  # noqa: ARG001
         if _is_idle(point):
             return None
