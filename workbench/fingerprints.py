@@ -14,5 +14,8 @@ def weights_hash(model: nn.Module) -> str:
         for name, parameter in sorted(model.named_parameters()):
             digest.update(f"{name}{tuple(parameter.shape)}".encode())
             # Half precisions are exact in float32, so an upcast checkpoint keeps its hash.
-            digest.update(parameter.detach().float().cpu().contiguous().numpy().data)
+            # Sharded over processes (a DTensor) it is gathered, so all of them must ask.
+            gather = getattr(parameter, "full_tensor", parameter.detach)
+            whole = gather().detach()
+            digest.update(whole.float().cpu().contiguous().numpy().data)
     return digest.hexdigest()

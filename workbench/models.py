@@ -6,7 +6,7 @@ original weights.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -94,12 +95,29 @@ class HookedModel(HookedRootModule):
         before = trial_logits(hf, self.cfg)
         points = [_BlockHookPoints() for _ in decoder_blocks]
         self.blocks = nn.ModuleList(points)
-        for block, own in zip(decoder_blocks, points, strict=True):
-            block.register_forward_pre_hook(firing_pre(own.hook_resid_pre), with_kwargs=True)
-            block.register_forward_hook(firing_post(own.hook_resid_post))
+        self._handles: list[RemovableHandle] = []
+        self.open()
         self.setup()
         if not torch.equal(before, trial_logits(hf, self.cfg)):
             raise CheckpointError(f"Hooking changed the logits of {self.cfg.architecture}.")
+
+    def open(self) -> None:
+        """Put the torch hooks that fire the hook points on the blocks, if they are not there."""
+        if self._handles:
+            return
+        points = cast(Iterable[_BlockHookPoints], self.blocks)
+        for block, own in zip(find_blocks(self.hf), points, strict=True):
+            before, after = firing_pre(own.hook_resid_pre), firing_post(own.hook_resid_post)
+            self._handles += [
+                block.register_forward_pre_hook(before, with_kwargs=True),
+                block.register_forward_hook(after),
+            ]
+
+    def close(self) -> None:
+        """Take the torch hooks off: the Hugging Face model is as it was before, till `open`."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
     def setup(self) -> None:
         """Name the hook points and leave the modules of the Hugging Face model alone."""
