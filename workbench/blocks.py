@@ -4,12 +4,11 @@ from typing import Any
 
 from torch import nn
 from transformer_lens.hook_points import HookPoint
-from transformers import PreTrainedModel
 
 from workbench.errors import CheckpointError
 
 
-def find_blocks(hf: PreTrainedModel) -> nn.ModuleList:
+def find_blocks(hf: Any) -> nn.ModuleList:
     """Return the list of decoder blocks: the one as long as the config's layer count.
 
     Raises:

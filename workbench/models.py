@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from workbench.blocks import find_blocks, firing_post, firing_pre
 from workbench.errors import CheckpointError, LayerError
@@ -61,7 +61,7 @@ class HookedModel(HookedRootModule):
     threads by itself; call these within `with model.lock:` while one trains the model.
 
     Args:
-        hf: A causal language model; training it through this class trains it itself.
+        hf: A causal language model, or PEFT around one; training it through this class trains it.
         tokenizer: Its tokenizer.
         chat: How prompts become conversations. By default the tokenizer's template if it has one,
             else the built-in one.
@@ -72,7 +72,7 @@ class HookedModel(HookedRootModule):
 
     def __init__(
         self,
-        hf: PreTrainedModel,
+        hf: Any,
         tokenizer: PreTrainedTokenizerBase,
         *,
         chat: Chat | None = None,
@@ -245,7 +245,7 @@ def _set_training(modules: list[nn.Module], mode: bool) -> None:
         module.__dict__["training"] = mode
 
 
-def trial_logits(hf: PreTrainedModel, cfg: ModelConfig) -> Float[Tensor, "batch pos vocab"]:
+def trial_logits(hf: Any, cfg: ModelConfig) -> Float[Tensor, "batch pos vocab"]:
     """Logits of a few fixed tokens, to see that nothing changed."""
     tokens = torch.arange(4, device=hf.device)[None] % cfg.d_vocab
     with evaluation_mode(hf):

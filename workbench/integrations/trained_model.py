@@ -4,7 +4,6 @@ import inspect
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,8 @@ class TrainedModel(HookedModel):
         chat: As in `HookedModel`.
 
     Raises:
-        ConfigError: If there is no tokenizer, or an adapter learns prompts and not weights.
+        ConfigError: If there is no tokenizer, an adapter learns prompts and not weights, or FSDP 1
+            has sharded the weights.
     """
 
     def __init__(self, module: nn.Module, tokenizer: Any, *, chat: Chat | None = None) -> None:
@@ -41,18 +41,11 @@ class TrainedModel(HookedModel):
             )
         super().__init__(hf, _tokenizer_of(tokenizer), chat=chat)
         self.close()
-        self._roots: tuple[nn.Module, ...] = ()
-        self._hash: str | None = None
-
-    @property
-    def sharded(self) -> bool:
+        self.sharded = is_sharded(module)
         """Whether each process holds a part of the weights only, so that all must read at once."""
-        return bool(self._roots)
 
-    def put_in(self, module: nn.Module, device: torch.device) -> None:
-        """Take note of what the loop has made of the model: where it is, and whether in parts."""
-        self.cfg = replace(self.cfg, device=device)
-        self._roots = (_without_compiler(module),) if is_sharded(module) else ()
+        self._hash: str | None = None
+        self._reshard()
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -63,6 +56,7 @@ class TrainedModel(HookedModel):
                 yield
             finally:
                 self.close()
+                self._reshard()
 
     def run_decoder(
         self,
@@ -70,18 +64,25 @@ class TrainedModel(HookedModel):
         attention_mask: Int[Tensor, "batch pos"] | None = None,
     ) -> None:
         """Run the blocks; of a sharded model the whole, as only that gathers its parts."""
-        if not self._roots:
+        if not self.sharded:
             return super().run_decoder(tokens, attention_mask)
         inputs = {"input_ids": tokens, "attention_mask": attention_mask, "use_cache": False}
         if "logits_to_keep" in inspect.signature(self.hf.forward).parameters:
             inputs["logits_to_keep"] = 1
-        self._roots[0](**inputs)
+        self.hf(**inputs)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the weights when it was first asked for."""
         if self._hash is None:
             self._hash = super().fingerprint()
         return self._hash
+
+    def _reshard(self) -> None:
+        """Give back what a forward without backward leaves gathered."""
+        if self.sharded:
+            for module in self.hf.modules():
+                if hasattr(module, "reshard"):
+                    module.reshard()
 
 
 @contextmanager
@@ -105,18 +106,17 @@ def unwrapped(module: nn.Module) -> Any:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether processes share the weights of a model among them."""
+    """Whether processes share the weights of a model among them.
+
+    Raises:
+        ConfigError: If they do so by FSDP 1, whose modules do not show what they hold.
+    """
     from torch.distributed.fsdp import FullyShardedDataParallel
     from torch.distributed.tensor import DTensor
 
-    if isinstance(_without_compiler(module), FullyShardedDataParallel):
-        return True
+    if any(isinstance(one, FullyShardedDataParallel) for one in module.modules()):
+        raise ConfigError("FSDP 1 hides the weights: use version 2 (fsdp_config={'version': 2}).")
     return any(isinstance(parameter, DTensor) for parameter in module.parameters())
-
-
-def _without_compiler(module: nn.Module) -> nn.Module:
-    """The module below torch.compile, which else would compile what is read."""
-    return getattr(module, "_orig_mod", module)
 
 
 def _tokenizer_of(given: Any) -> PreTrainedTokenizerBase:

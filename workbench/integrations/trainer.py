@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from workbench.directions import ReversionDirections
 from workbench.errors import ConfigError, RunError
-from workbench.integrations.trained_model import TrainedModel, is_sharded, undisturbed, unwrapped
+from workbench.integrations.trained_model import TrainedModel, is_sharded, undisturbed
 from workbench.integrations.trainer_records import Records
 from workbench.integrations.trainer_run import (
     begin,
@@ -46,9 +45,9 @@ class ReversionCallback(TrainerCallback):
     `train(resume_from_checkpoint=…)` continues the folder: steps after the checkpoint are dropped.
 
     What is read is the model outside of the Trainer's autocast and compiler, in the precision of
-    its weights; under FSDP through its own forward, mixed precision included. Of several processes
-    the first measures alone; where they share the weights (FSDP, version 2 in particular) all run
-    the probes and the first one records.
+    its weights; under FSDP 2 through its own forward, mixed precision included. Of several
+    processes the first measures alone, without a word to the others; where they share the weights
+    (FSDP 2) all run the probes, and the first one records.
 
     Args:
         directions: v_rev; the model that training begins with must be where they start.
@@ -97,20 +96,8 @@ class ReversionCallback(TrainerCallback):
         """
         if self not in trainer.callback_handler.callbacks:
             trainer.add_callback(self)
-            self.on_init_end(
-                trainer.args, trainer.state, trainer.control,
-                model=trainer.model, processing_class=trainer.processing_class,
-            )  # fmt: skip
         self._trainer = weakref.ref(trainer)
         return self
-
-    def on_init_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Look at a model that is about to be sharded while it is still whole."""
-        if args.fsdp:
-            self._model = self._hooked(kwargs["model"], kwargs.get("processing_class"))
-            self._model.fingerprint()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -120,14 +107,11 @@ class ReversionCallback(TrainerCallback):
         module, trainer = kwargs["model"], self._trainer and self._trainer()
         self._planned = self._schedule(state.max_steps)
         self._first = args.process_index == 0
+        if not (self._first or is_sharded(module)):
+            return
         with undisturbed():
-            model = self._model
-            if model is None or model.hf is not unwrapped(module):
-                if not (self._first or is_sharded(module)):
-                    return
-                model = self._hooked(module, kwargs.get("processing_class"))
-            model.put_in(module, args.device)
-            self._model = model
+            tokenizer = self.tokenizer or kwargs.get("processing_class")
+            model = self._model = TrainedModel(module, tokenizer, chat=self.chat)
             done = getattr(trainer, "interventions", ())
             config = describe(
                 args, state.max_steps, self._planned, model, self.probes, self.directions, done
@@ -195,9 +179,6 @@ class ReversionCallback(TrainerCallback):
         elif self.measure_at is None:
             steps |= {*default_steps(last)}
         return sorted(step for step in steps if step <= last)
-
-    def _hooked(self, module: nn.Module, processing_class: Any) -> TrainedModel:
-        return TrainedModel(module, self.tokenizer or processing_class, chat=self.chat)
 
     def _start(
         self, config: dict[str, Any], model: TrainedModel, done: Sequence[Intervention]
