@@ -228,13 +228,15 @@ def test_a_callback_that_is_not_attached_says_so_and_keeps_its_run(make, callbac
 
 
 def test_the_run_opens_and_is_shown(make, callback, tmp_path, directions):
+    import workbench as wb
+    from workbench.cli import main
     from workbench.plots.live import live_figures
 
     trainer, model = make()
     fingerprint = model.fingerprint()
-    callback().attach(trainer)
+    callback("sevenfold").attach(trainer)
     trainer.train()
-    run = Run(tmp_path / "runs" / "run")
+    run = Run(tmp_path / "runs" / "sevenfold")
     config = run.info["config"]
     assert run.status == "done" and not (run.folder / "lock").exists()
     assert config["model"] == fingerprint == directions.provenance["aligned_hash"]
@@ -245,6 +247,11 @@ def test_the_run_opens_and_is_shown(make, callback, tmp_path, directions):
     assert (standing.state, standing.step, standing.steps) == ("done", 6, 6)
     assert standing.alignment == pytest.approx(run.records()["mean_alignment"][6])
     assert {*live_figures(run)} == {"map", "curves"}
+    assert {*wb.LiveRun(run).figure("map").layout.xaxis.ticktext} >= {"1", "6"}
+    shown = wb.LayerExplorer(run).figure()
+    assert shown.data and wb.Geometry(run).figure().data
+    assert main(["report", str(run.folder), "--out", str(tmp_path / "report.html")]) == 0
+    assert "sevenfold" in (tmp_path / "report.html").read_text()
 
 
 def test_records_hold_what_the_trainer_logs(make, callback, tmp_path):

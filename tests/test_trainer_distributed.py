@@ -24,6 +24,7 @@ from workbench.runs import Run
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).parent / "trainer_scripts" / "train.py"
+KINDS = ("ddp", "fsdp", "fsdp-accelerate")
 SECONDS = 240
 """A training takes a quarter of it; who waits for another that does not come is stopped."""
 
@@ -104,15 +105,16 @@ def alone(world, out):
 
 @pytest.fixture(scope="module")
 def plain(launch):
-    return {kind: launch(kind, "nothing") for kind in ("ddp", "fsdp")}
+    return {kind: launch(kind, "nothing") for kind in KINDS}
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_weights_are_those_without_the_callback_and_the_drift_is_theirs(
     kind, launch, world, plain
 ):
     out = launch(kind, "drift")
     assert same(weights(out), weights(plain[kind]))
+    assert ("FSDP" in (out / "type").read_text()) == ("fsdp" in kind)
     assert same(weights(out, rank=1), weights(out))
     run, expected = Run(out / "run"), alone(world, out)
     assert run.status == "done" and run.measured_steps.tolist() == [1, 2, 3, 4]
@@ -134,7 +136,7 @@ def test_a_resumed_run_of_two_processes_is_the_uninterrupted_one(launch):
     assert np.array_equal(run.drift(), drift) and same(weights(whole), ends)
 
 
-def test_a_penalty_is_the_same_in_both_processes(launch, plain):
+def test_interventions_are_the_same_in_both_processes(launch, plain):
     out = launch("ddp", "block")
     assert same(weights(out), weights(out, rank=1))
     assert not same(weights(out), weights(plain["ddp"]))

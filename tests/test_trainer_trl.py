@@ -186,3 +186,33 @@ def test_blocking_an_adapter_keeps_it_from_the_witness(sft, lora, directions, sp
         ends[name] = Run(tmp_path / name).layer_values("along")[-1].max()
     assert ends["ordinary"] > 0.05
     assert ends["block"] < 0.5 * ends["ordinary"]
+
+
+def test_what_the_readme_shows_runs(lineage, directions, splits, examples, tmp_path, monkeypatch):
+    """The snippet, with the files of the planted world."""
+    from datasets import Dataset
+
+    import workbench as wb
+
+    monkeypatch.chdir(tmp_path)
+    directions.save("directions.safetensors")
+    penalty, measure = splits[1:]
+    dataset = Dataset.from_list(
+        [{"prompt": row["prompt"], "completion": row["response"]} for row in examples]
+    )
+
+    class Blocked(wb.ReversionTrainer, trl.SFTTrainer):
+        pass
+
+    directions = wb.ReversionDirections.load("directions.safetensors")
+    trainer = Blocked(
+        lineage.aligned.model,
+        trl.SFTConfig("out", max_steps=2, report_to="tensorboard", use_cpu=True, bf16=False),
+        train_dataset=dataset,
+        intervention=wb.Block(directions, strength=30.0, probes=penalty),
+    )
+    wb.ReversionCallback(directions, measure, out="runs/blocked").attach(trainer)
+    trainer.train()
+    run = wb.Run("runs/blocked")
+    assert run.records()["mean_alignment"].notna().sum() == 2
+    assert wb.LayerExplorer(run).figure().data

@@ -1,7 +1,7 @@
 """One training by several processes; what `accelerate launch` runs in test_trainer_distributed.
 
-Usage: train.py WORLD OUT KIND WITH [resume]: KIND is ddp, fsdp or fsdp-accelerate, WITH is nothing,
-drift or block.
+Usage: train.py WORLD OUT KIND WITH [resume]: KIND is ddp, fsdp (sharded as it is loaded) or
+fsdp-accelerate (by the Trainer), WITH is nothing, drift or block.
 """
 
 import json
@@ -32,6 +32,22 @@ def arguments(out, kind):
     )  # fmt: skip
 
 
+def shard_on_cpu():
+    """Let accelerate shard on CPUs: it does so on accelerators only, and else trains unsharded."""
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType
+
+    ordinary = AcceleratorState.__init__
+
+    def patched(self, *args, fsdp_plugin=None, **options):
+        ordinary(self, *args, fsdp_plugin=fsdp_plugin, **options)
+        if fsdp_plugin is not None:
+            self._shared_state["distributed_type"] = DistributedType.FSDP
+            self.fsdp_plugin = fsdp_plugin
+
+    AcceleratorState.__init__ = patched
+
+
 def load(world, kind):
     if kind != "fsdp":
         return AutoModelForCausalLM.from_pretrained(world / "aligned")
@@ -47,13 +63,18 @@ def whole(parameter):
 
 
 def main(world, out, kind, what, resume):
+    if kind == "fsdp-accelerate":
+        shard_on_cpu()
     args = arguments(out, kind)
-    print("parallel", args.parallel_mode, args.world_size, torch.distributed.get_backend())
+    assert args.world_size == 2 and torch.distributed.get_backend() == "gloo"
     directions = wb.ReversionDirections.load(world / "directions.safetensors")
     options = {}
     if what == "block":
         penalty = wb.ProbeSet.load(world / "penalty.jsonl")
-        options["intervention"] = wb.Block(directions, 30.0, probes=penalty, batch_size=4)
+        options["intervention"] = (
+            wb.Block(directions, 30.0, probes=penalty, batch_size=4),
+            wb.Ablate(directions, 0.5, positions="prompt"),
+        )
     trainer = (wb.ReversionTrainer if options else Trainer)(
         load(world, kind),
         args,
@@ -66,7 +87,7 @@ def main(world, out, kind, what, resume):
         measure = wb.ProbeSet.load(world / "measure.jsonl")
         wb.ReversionCallback(directions, measure, out=out / "run", every=1).attach(trainer)
     trainer.train(resume_from_checkpoint=resume or None)
-    print("type", type(trainer.model).__name__)
+    (out / "type").write_text(type(trainer.model).__name__)
     weights = {name: whole(one) for name, one in trainer.model.named_parameters()}
     save_file(weights, out / f"weights-{args.process_index}.safetensors")
 
