@@ -412,21 +412,61 @@ def test_every_step_or_every_second_and_the_last_once(make, callback, tmp_path):
 
 
 class Stopping(TrainerCallback):
-    """Stops the training after step 4."""
+    """Stops the training after a step, at one of its events."""
 
-    def on_step_end(self, args, state, control, **_):  # noqa: ARG002
-        control.should_training_stop = state.global_step == 4
+    def __init__(self, event, step):
+        self.step = step
+        setattr(self, event, self.stop)
+
+    def stop(self, args, state, control, **_):  # noqa: ARG002
+        control.should_training_stop = state.global_step == self.step
 
 
 def test_a_training_that_is_stopped_is_measured_where_it_ends(make, callback, tmp_path):
     trainer, _ = make(callbacks=[told := Told()])
     callback(measure_at=[1]).attach(trainer)
-    trainer.add_callback(Stopping())
+    trainer.add_callback(Stopping("on_step_end", 4))
     trainer.train()
     run = Run(tmp_path / "runs" / "run")
     assert run.measured_steps.tolist() == [1, 4]
     assert list(told.of("reversion/alignment")) == [1, 4]
     assert Standing.of(run).step == 4
+
+
+@pytest.mark.parametrize(
+    ("event", "strategy", "expected"),
+    [
+        ("on_step_end", "steps", [2, 3]),
+        ("on_evaluate", "epoch", [2, 4]),
+        # Nobody is told before other weights are loaded.
+        ("on_save", "epoch", [2]),
+    ],
+)
+def test_the_last_step_is_measured_before_the_best_weights_are_loaded_or_not_at_all(
+    make, callback, tmp_path, examples, lineage, event, strategy, expected
+):
+    model = lineage.load_model(lineage.aligned)
+    rows = dataset_of(model, examples)[:4]
+    trainer, _ = make(
+        model=model, load_best_model_at_end=True, save_strategy=strategy, save_steps=2,
+        eval_strategy=strategy, eval_steps=2, per_device_train_batch_size=5,
+        metric_for_best_model="loss", greater_is_better=True, given={"eval_dataset": rows},
+        learning_rate=3e-3,
+    )  # fmt: skip
+    callback(measure_at=[2]).attach(trainer)
+    last = {"steps": 3, "epoch": 4}[strategy]
+    trainer.add_callback(Stopping(event, last))
+    trainer.train()
+    run = Run(tmp_path / "runs" / "run")
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-2")
+    assert trainer.state.global_step == last
+    assert run.measured_steps.tolist() == expected
+    start = lineage.load_model(lineage.aligned)
+    model.open()
+    acts = [read_activations(one, callback(None).probes) for one in (start, model)]
+    loaded = (acts[1] - acts[0]).mean(dim=1).numpy()
+    assert run.drift()[0] == pytest.approx(loaded, abs=1e-5)
+    assert run.drift()[1:] != pytest.approx(loaded[None], abs=0.1)
 
 
 def test_epochs_accumulation_and_evaluation_are_no_matter(

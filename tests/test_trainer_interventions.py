@@ -100,7 +100,7 @@ def interventions(directions, splits):
     return {
         "ordinary": None,
         "block": Block(turned, strength=30.0, probes=splits[1], batch_size=4),
-        "push": Push(directions, strength=3.0, probes=splits[1], batch_size=4),
+        "push": Push(directions, strength=3.0, target=9.0, probes=splits[1], batch_size=4),
         "steer": Steer(directions, strength=2.0, positions="response"),
         "ablate": Ablate(directions, strength=0.5, positions="prompt"),
         "ablate everywhere": Ablate(directions, strength=1.0),
@@ -232,7 +232,7 @@ def test_evaluation_sees_no_edits(without_dropout, theirs, examples, interventio
     assert abs(trained[0] - plain) > 0.05
 
 
-@pytest.mark.parametrize("name", ["block", "ablate"])
+@pytest.mark.parametrize("name", ["push", "ablate"])
 def test_a_resumed_training_draws_what_it_would_have_drawn(
     name, theirs, interventions, without_dropout, examples, tmp_path
 ):
@@ -303,6 +303,19 @@ def test_what_cannot_be_done_in_a_trainer_is_refused(
     }
     with pytest.raises(ConfigError, match=message):
         theirs(known[name], **options)
+
+
+def test_a_model_that_is_made_anew_is_refused(interventions, without_dropout, examples, tmp_path):
+    model = without_dropout()
+    with pytest.raises(ConfigError, match="model_init makes the model anew"):
+        make_trainer(
+            model, examples, tmp_path / "trainer", kind=made_anew,
+            given={"intervention": interventions["block"]},
+        )  # fmt: skip
+
+
+def made_anew(hf, *args, **options):
+    return ReversionTrainer(None, *args, model_init=lambda: hf, **options)
 
 
 def test_a_trained_model_is_refused(theirs, interventions, without_dropout):

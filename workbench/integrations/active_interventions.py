@@ -98,7 +98,6 @@ class ActiveInterventions:
     def add_penalties(self, step: int) -> dict[str, Auxiliary]:
         """Add the gradients of the penalties to those of the task; the same in every process."""
         told, parameters = {}, self.parameters
-        self._loss = self._loss if self._loss is None else self._loss.detach()
         for active in self.active:
             with self.model.opened():
                 penalty = active.penalty(self.model)
@@ -191,6 +190,7 @@ def _refuse(trainer: Trainer, interventions: Sequence[Intervention]) -> None:
         "FSDP and DeepSpeed share out the gradients; use DDP": bool(args.fsdp)
         or args.deepspeed is not None
         or is_sharded(_model_of(trainer)),
+        "model_init makes the model anew; give the model itself": trainer.model_init is not None,
         "several GPUs in one process (DataParallel) copy the model; use DDP": args.n_gpu > 1,
         "float16 scales its gradients; use bf16": args.fp16,
         "edits are not in a compiled forward; use torch_compile=False": args.torch_compile

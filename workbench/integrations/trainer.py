@@ -153,6 +153,13 @@ class ReversionCallback(TrainerCallback):
         if control.should_training_stop:
             self._measure_last(state, control)
 
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure the last step of a training that its evaluation has stopped."""
+        if control.should_training_stop:
+            self._measure_last(state, control)
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

@@ -35,11 +35,11 @@ class ReversionTrainer(Trainer):
     `Push`, `Anchor`) is added once per step of the optimiser; the loss that is logged is the
     task's, and `reversion/block` stands beside it. Evaluation sees no edits. A resumed training
     draws the penalty prompts that it would have drawn. A `ReversionCallback` is attached by itself
-    and then records every step.
+    and records every step that has a penalty.
 
     The Trainer is given θ_S, also to resume: the checkpoint is loaded into it later. Refused are
-    `Rehearse`, FSDP, DeepSpeed, `DataParallel`, float16, and edits (`Ablate`, `Steer`, `Cap`) in a
-    compiled forward.
+    `Rehearse`, `model_init`, FSDP, DeepSpeed, `DataParallel`, float16, and edits (`Ablate`, `Steer`,
+    `Cap`) in a compiled forward.
 
     Args:
         *args: As for the Trainer.
@@ -88,9 +88,9 @@ class ReversionTrainer(Trainer):
         active.add_loss(loss)
         if self.accelerator.sync_gradients:
             step = self.state.global_step + 1
-            auxiliary = active.add_penalties(step)
-            alone = self.args.world_size == 1
-            self.last_step = StepTold(step, active.take_loss() if alone else math.nan, auxiliary)
+            auxiliary, own = active.add_penalties(step), active.take_loss()
+            whole = own if self.args.world_size == 1 else math.nan
+            self.last_step = StepTold(step, whole, auxiliary)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
