@@ -38,8 +38,8 @@ class ReversionTrainer(Trainer):
     and records every step that has a penalty.
 
     The Trainer is given θ_S, also to resume: the checkpoint is loaded into it later. Refused are
-    `Rehearse`, `model_init`, FSDP, DeepSpeed, `DataParallel`, float16, and edits (`Ablate`, `Steer`,
-    `Cap`) in a compiled forward.
+    `Rehearse`, `model_init`, FSDP, DeepSpeed, `DataParallel`, float16, and edits (`Ablate`,
+    `Steer`, `Cap`) in a compiled forward.
 
     Args:
         *args: As for the Trainer.
