@@ -161,7 +161,7 @@ def test_weights_and_config_that_do_not_belong_together_are_refused(folder):
 )
 def test_a_config_that_makes_no_sense_is_refused(folder, spoilt):
     (folder / "config.json").write_text(spoilt)
-    assert "the model cannot be loaded; check the name, or copy the files again" in refusal(folder)
+    assert "config.json" in refusal(folder)
 
 
 @pytest.mark.parametrize("spoilt", ["", "{", "[]", '{"model": {}}'])

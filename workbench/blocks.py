@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 from transformer_lens.hook_points import HookPoint
 from transformers import PreTrainedModel
@@ -27,6 +28,18 @@ def find_blocks(hf: PreTrainedModel) -> nn.ModuleList:
             "expected one; this architecture is not supported."
         )
     return lists[0]
+
+
+def plain_class(hf: Any) -> type:
+    """Return the class of the model, without PEFT's around it."""
+    return type(hf.get_base_model() if hasattr(hf, "get_base_model") else hf)
+
+
+def input_device(hf: PreTrainedModel) -> torch.device:
+    """Return the device where tokens enter; weights may be spread, or kept elsewhere meanwhile."""
+    hook = getattr(hf.get_input_embeddings(), "_hf_hook", None)
+    place = getattr(hook, "execution_device", None)
+    return hf.device if place is None else torch.device(place)
 
 
 def firing_pre(point: HookPoint) -> Any:

@@ -226,6 +226,9 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--warmup", type=int, default=3, help="steps of linear warm-up")
     group.add_argument("--schedule", choices=("constant", "linear", "cosine"), default="constant")
     group.add_argument("--weight-decay", type=float, default=0.0)
+    group.add_argument(
+        "--lora", type=positive, metavar="RANK", help="train a new adapter, not all weights"
+    )
     group.add_argument("--accumulation", type=positive, default=1, help="micro-batches per update")
     group.add_argument(
         "--measure-at",

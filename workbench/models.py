@@ -18,7 +18,7 @@ from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from workbench.blocks import find_blocks, firing_post, firing_pre
+from workbench.blocks import find_blocks, firing_post, firing_pre, input_device, plain_class
 from workbench.errors import CheckpointError, LayerError
 from workbench.fingerprints import weights_hash
 from workbench.turns import turns_of
@@ -87,8 +87,8 @@ class HookedModel(HookedRootModule):
             d_model=config.hidden_size,
             d_vocab=cast(nn.Embedding, hf.get_input_embeddings()).weight.shape[0],
             n_ctx=getattr(config, "max_position_embeddings", None) or 1_000_000,
-            architecture=type(hf).__name__,
-            device=hf.device,
+            architecture=plain_class(hf).__name__,
+            device=input_device(hf),
             dtype=hf.dtype,
         )
         before = trial_logits(hf, self.cfg)
@@ -229,6 +229,6 @@ def _set_training(modules: list[nn.Module], mode: bool) -> None:
 
 def trial_logits(hf: PreTrainedModel, cfg: ModelConfig) -> Float[Tensor, "batch pos vocab"]:
     """Logits of a few fixed tokens, to see that nothing changed."""
-    tokens = torch.arange(4, device=hf.device)[None] % cfg.d_vocab
+    tokens = torch.arange(4, device=cfg.device)[None] % cfg.d_vocab
     with evaluation_mode(hf):
         return hf(input_ids=tokens, use_cache=False).logits

@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
+from workbench.adapters import Adapter
+from workbench.config import Recipe
 from workbench.errors import CheckpointError, ConfigError, PhaseMismatchError
 from workbench.loading import load_config, load_model
 from workbench.models import Chat, HookedModel
@@ -19,10 +21,19 @@ class Phase:
 
     name: str
     model: str
-    """Folder or hub id."""
+    """Folder or hub id; of a whole checkpoint or of an adapter, or a file of raw weights."""
 
     revision: str | None = None
     """Branch, tag or commit; hub only."""
+
+    checkpoint: int | None = None
+    """Training step, for families whose revisions are named by it."""
+
+    base: str | None = None
+    """What an adapter sits on, by default what it names; whose config raw weights have."""
+
+    tokenizer: str | None = None
+    """Where the tokenizer is, if not with the model."""
 
     dtype: str | None = None
     """Data type to load the weights in; by default the checkpoint's own."""
@@ -103,12 +114,35 @@ class Lineage:
         """An aligned phase made from the same witness with another alignment seed, if any."""
         return self.phase(self.roles["sibling"]) if "sibling" in self.roles else None
 
-    def load_model(self, phase: Phase, *, device: str | None = None) -> HookedModel:
-        """Load one phase; the caller drops it before loading the next."""
-        model = load_model(
-            phase.model, revision=phase.revision, dtype=phase.dtype, device=device, chat=self.chat
+    def load_model(
+        self, phase: Phase, *, device: str | None = None, adapter: Adapter = "merged"
+    ) -> HookedModel:
+        """Load one phase; the caller drops it before loading the next.
+
+        Args:
+            phase: Which.
+            device: Where to put it.
+            adapter: Whether an adapter is merged, for reading, or live, for training.
+        """
+        return load_model(
+            phase.model,
+            revision=phase.revision,
+            checkpoint=phase.checkpoint,
+            base=phase.base,
+            tokenizer=phase.tokenizer,
+            dtype=phase.dtype,
+            adapter=adapter,
+            device=device,
+            chat=self.chat,
         )
-        return model
+
+    def load_trainee(self, recipe: Recipe, *, device: str | None = None) -> HookedModel:
+        """Load the aligned phase to be fine-tuned.
+
+        If it is an adapter, that is live and trained on; a new one goes on top of it, merged.
+        """
+        adapter: Adapter = "live" if recipe.lora is None else "merged"
+        return self.load_model(self.aligned, device=device, adapter=adapter)
 
     def check(self) -> None:
         """Compare the configs of all phases, without reading weights.
@@ -128,7 +162,9 @@ class Lineage:
 
 
 def _sizes(phase: Phase) -> dict[str, Any]:
-    config = load_config(phase.model, revision=phase.revision)
+    config = load_config(
+        phase.model, revision=phase.revision, checkpoint=phase.checkpoint, base=phase.base
+    )
     text = config.get_text_config()
     try:
         return {
@@ -164,12 +200,23 @@ def _lineage_from(data: dict[str, Any], path: Path) -> Lineage:
 
 def _phase_from(table: dict[str, Any], path: Path) -> Phase:
     _known_keys(table, [field.name for field in fields(Phase)], f"{path} [[phase]]")
-    _strings(table, f"{path} [[phase]]")
+    step = table.get("checkpoint", 0)
+    if type(step) is not int or step < 0:
+        raise ConfigError(f"{path} [[phase]]: checkpoint must be a whole number, not {step!r}.")
+    words = {key: value for key, value in table.items() if key != "checkpoint"}
+    _strings(words, f"{path} [[phase]]")
     if missing := {"name", "model"} - table.keys():
         raise ConfigError(f"{path}: a [[phase]] lacks {' and '.join(sorted(missing))}.")
-    beside = path.parent / table["model"]
-    is_folder = beside.exists() or table["model"].startswith((".", "/"))
-    return Phase(**table | {"model": str(beside) if is_folder else table["model"]})
+    places = {
+        key: _place(table[key], path) for key in ("model", "base", "tokenizer") if key in table
+    }
+    return Phase(**table | places)
+
+
+def _place(name: str, path: Path) -> str:
+    """A folder or file relative to the lineage file, or a hub id."""
+    beside = path.parent / name
+    return str(beside) if beside.exists() or name.startswith((".", "/")) else name
 
 
 def _known_keys(table: dict[str, Any], known: Any, where: str) -> None:

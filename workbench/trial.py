@@ -90,7 +90,7 @@ def run_trial(trial: Trial, on_record: OnRecord | None = None) -> str:
         run = store.create(config, trial.run_id)
     with failing(run):
         inputs = trial.inputs.load()
-        model = inputs.lineage.load_model(inputs.lineage.aligned, device=trial.device)
+        model = inputs.lineage.load_trainee(trial.recipe, device=trial.device)
         note_machine(run, model)
         ground = Ground.of(model, inputs, ReversionDirections.load(trial.directions))
         reference = read_reference(model, inputs.benign)

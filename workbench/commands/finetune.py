@@ -104,7 +104,7 @@ def _lineage_parts(arguments: Namespace) -> _Parts:
         if arguments.direction
         else fit_directions(lineage, splits.fit, device=arguments.device)
     )
-    model = lineage.load_model(lineage.aligned, device=arguments.device)
+    model = lineage.load_trainee(recipe_of(arguments), device=arguments.device)
     readout = read_vocabulary(model, fitted, judge=lineage.judge)
     ground = Ground.of(model, splits, fitted)
     interventions = tuple(_intervention(arm, ground, arguments.seed) for arm in _arms(arguments))
@@ -143,7 +143,7 @@ def _model_parts(arguments: Namespace) -> _Parts:
         raise ConfigError("An intervention needs a direction: give a lineage, not a model.")
     if not arguments.data:
         raise ConfigError("Training a model alone needs --data.")
-    return _Parts(load_model(arguments.lineage, device=arguments.device))
+    return _Parts(load_model(arguments.lineage, adapter="live", device=arguments.device))
 
 
 def _print_run(run: Run) -> None:

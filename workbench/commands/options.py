@@ -57,6 +57,7 @@ def recipe_of(arguments: Namespace) -> Recipe:
         weight_decay=arguments.weight_decay,
         accumulation=arguments.accumulation,
         measure_at=arguments.measure_at,
+        lora=arguments.lora,
     )
 
 
