@@ -55,6 +55,26 @@ def attach_adapter(hf: Any, folder: Path, *, adapter: Adapter) -> Any:
     return whole.merge_and_unload()
 
 
+def choose_trainable(hf: Any, *, lora: int | None, seed: int) -> None:
+    """Put a new adapter on if a rank is given; else see that the weights can be trained.
+
+    Raises:
+        ConfigError: If they are quantised or kept elsewhere, and no adapter is on them.
+    """
+    if any(parameter.device.type == "meta" for parameter in hf.parameters()):
+        raise ConfigError(
+            "Weights that a device map keeps on disk can be read, not trained; load the model with "
+            "a device instead."
+        )
+    if lora is not None:
+        add_adapter(hf, rank=lora, seed=seed)
+    elif (method := quantisation(hf)) is not None and not has_adapter(hf):
+        raise ConfigError(
+            f"Weights quantised by {method} cannot be trained; train an adapter (lora=8), or load "
+            "the model unquantised."
+        )
+
+
 def add_adapter(hf: Any, *, rank: int, seed: int = 0) -> None:
     """Put a new LoRA adapter on all linear layers but the head; it alone stays trainable.
 

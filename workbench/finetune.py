@@ -11,7 +11,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from workbench.adapters import add_adapter, described_adapter, has_adapter, quantisation
+from workbench.adapters import choose_trainable, described_adapter
 from workbench.batches import BatchOrder
 from workbench.config import Recipe
 from workbench.directions import ReversionDirections
@@ -104,13 +104,7 @@ class FineTuning:
             steps, learning_rate, batch_size, warmup, schedule, weight_decay, clip, accumulation,
             measured, lora,
         )  # fmt: skip
-        if lora is not None:
-            add_adapter(model.hf, rank=lora, seed=seed + 104_729)
-        elif quantisation(model.hf) is not None and not has_adapter(model.hf):
-            raise ConfigError(
-                f"Weights quantised by {quantisation(model.hf)} cannot be trained; train an adapter "
-                "(lora=8), or load the model unquantised."
-            )
+        choose_trainable(model.hf, lora=lora, seed=seed + 104_729)
         settings = UpdateSettings(learning_rate, warmup, schedule, weight_decay, clip)
         self._updates = Updates(model.hf, settings, trainable)
         self._examples = encode_examples(model, examples, "Example")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants, hf_hub_download, scan_cache_dir
 from huggingface_hub.errors import (
+    CacheNotFound,
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
@@ -103,15 +104,13 @@ def _not_cached(repository: str) -> str:
             for revision in held.revisions
             for ref in (revision.refs or {revision.commit_hash})
         )
-    except (ValueError, OSError):  # no cache, or not a whole one
+    except (CacheNotFound, ValueError, OSError):  # none, or not a whole one
         cached = []
     held = f" (of this repository it has {', '.join(cached[:5])})" if cached else ""
     if constants.HF_HUB_OFFLINE:
-        return (
-            f"not in the local cache{held}, and HF_HUB_OFFLINE is set; unset it once to download."
-        )
+        return f"neither a folder here nor in the local cache{held}, and HF_HUB_OFFLINE is set; unset it once to download."
     endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT)
     return (
-        f"not in the local cache{held}, and {endpoint} cannot be reached; check the connection, "
+        f"neither a folder here nor in the local cache{held}, and {endpoint} cannot be reached; check the connection, "
         "or give a folder."
     )

@@ -109,11 +109,15 @@ def load_config(
     revision: str | None = None,
     checkpoint: int | None = None,
     base: str | Path | None = None,
+    tokenizer: str | Path | None = None,
 ) -> PretrainedConfig:
-    """Return the config of a checkpoint without reading its weights; arguments as `load_model`."""
-    return _config_of(
-        find_source(source, revision=revision, checkpoint=checkpoint, base=base).root, False
-    )
+    """Return the config of a checkpoint without reading its weights.
+
+    Arguments and errors are those of `load_model`; files that are missing are noticed already.
+    """
+    found = find_source(source, revision=revision, checkpoint=checkpoint, base=base)
+    _tokenizer_place(found, tokenizer)
+    return _config_of(found.root, False)
 
 
 def save_model(model: HookedModel, folder: str | Path) -> None:
@@ -208,20 +212,23 @@ def _read_tokenizer(
 ) -> PreTrainedTokenizerBase:
     if isinstance(asked, PreTrainedTokenizerBase):
         return asked
-    if asked is not None:
-        place, revision = str(asked), None
-    else:
-        home = found if found.has_tokenizer else found.root
-        place, revision = home.place, home.commit
+    place, revision = _tokenizer_place(found, asked)
+    with quiet(), clear_errors(place, "its tokenizer"):
+        return AutoTokenizer.from_pretrained(
+            place, revision=revision, trust_remote_code=trust_remote_code
+        )
+
+
+def _tokenizer_place(found: Source, asked: str | Path | None) -> tuple[str, str | None]:
+    """Where the tokenizer is, and its revision: where asked for, else the topmost that has one."""
+    home = found if found.has_tokenizer else found.root
+    place, revision = (home.place, home.commit) if asked is None else (str(asked), None)
     if is_path(place) and not has_tokenizer(place):
         raise CheckpointError(
             f"{place}: no tokenizer files; save the tokenizer there with save_pretrained, or name "
             "where it is as tokenizer."
         )
-    with quiet(), clear_errors(place, "its tokenizer"):
-        return AutoTokenizer.from_pretrained(
-            place, revision=revision, trust_remote_code=trust_remote_code
-        )
+    return place, revision
 
 
 def _without_adapter(hf: Any) -> PreTrainedModel:

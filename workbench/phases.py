@@ -163,7 +163,11 @@ class Lineage:
 
 def _sizes(phase: Phase) -> dict[str, Any]:
     config = load_config(
-        phase.model, revision=phase.revision, checkpoint=phase.checkpoint, base=phase.base
+        phase.model,
+        revision=phase.revision,
+        checkpoint=phase.checkpoint,
+        base=phase.base,
+        tokenizer=phase.tokenizer,
     )
     text = config.get_text_config()
     try:
