@@ -7,8 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from workbench.adapters import choose_trainable, described_adapter
@@ -279,16 +277,6 @@ class FineTuning:
                 active.edit_update(self._updates.masters, before)
         if editors:
             self._updates.publish()
-
-
-def state_to_bytes(state: dict[str, Tensor]) -> bytes:
-    """Return a training state as safetensors bytes."""
-    return save_tensors({name: tensor.cpu().contiguous() for name, tensor in state.items()})
-
-
-def state_from_bytes(blob: bytes) -> dict[str, Tensor]:
-    """Rebuild the training state that `state_to_bytes` wrote."""
-    return load_tensors(blob)
 
 
 def _generator(seed: int, position: int) -> torch.Generator:

@@ -108,9 +108,12 @@ def _not_cached(repository: str) -> str:
         cached = []
     held = f" (of this repository it has {', '.join(cached[:5])})" if cached else ""
     if constants.HF_HUB_OFFLINE:
-        return f"neither a folder here nor in the local cache{held}, and HF_HUB_OFFLINE is set; unset it once to download."
+        return (
+            f"neither a folder here nor in the local cache{held}, and HF_HUB_OFFLINE is set; unset "
+            "it once to download."
+        )
     endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT)
     return (
-        f"neither a folder here nor in the local cache{held}, and {endpoint} cannot be reached; check the connection, "
-        "or give a folder."
+        f"neither a folder here nor in the local cache{held}, and {endpoint} cannot be reached; "
+        "check the connection, or give a folder."
     )

@@ -18,13 +18,14 @@ from workbench.directions import ReversionDirections
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.evaluation import Reference, evaluate_answers, read_reference
 from workbench.files import file_hash, write_json
-from workbench.finetune import FineTuning, state_from_bytes, state_to_bytes
+from workbench.finetune import FineTuning
 from workbench.inputs import Inputs, LoadedInputs
 from workbench.loading import save_model
 from workbench.models import HookedModel
 from workbench.records import Scores, StepRecord
 from workbench.runs import AFTERMATH, Run, RunStore
 from workbench.standing import RESUME
+from workbench.updates import state_from_bytes, state_to_bytes
 
 OnRecord = Callable[[str, StepRecord], None]
 
