@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from workbench.errors import CheckpointError
 
 
-def find_blocks(hf: PreTrainedModel) -> nn.ModuleList:
+def find_blocks(hf: Any) -> nn.ModuleList:
     """Return the list of decoder blocks: the one as long as the config's layer count.
 
     Raises:
@@ -30,12 +30,12 @@ def find_blocks(hf: PreTrainedModel) -> nn.ModuleList:
     return lists[0]
 
 
-def plain_class(hf: Any) -> type:
-    """Return the class of the model, without PEFT's around it."""
-    return type(hf.get_base_model() if hasattr(hf, "get_base_model") else hf)
+def plain_model(hf: Any) -> PreTrainedModel:
+    """Return the model itself, without PEFT's around it."""
+    return hf.get_base_model() if hasattr(hf, "get_base_model") else hf
 
 
-def input_device(hf: PreTrainedModel) -> torch.device:
+def input_device(hf: Any) -> torch.device:
     """Return the device where tokens enter; weights may be spread, or kept elsewhere meanwhile."""
     hook = getattr(hf.get_input_embeddings(), "_hf_hook", None)
     place = getattr(hook, "execution_device", None)

@@ -23,9 +23,10 @@ class Checkpoint:
     def of(
         cls, lineage: Lineage, phase: Phase, *, device: str | None = None
     ) -> "Checkpoint | None":
-        """Return the folder of a phase; None if it is on the hub."""
+        """Return the folder of a phase; None if it is on the hub, or not the whole of it."""
         folder = Path(phase.model)
-        known = phase.revision is None and folder.is_dir()
+        elsewhere = (phase.revision, phase.checkpoint, phase.base, phase.tokenizer)
+        known = not any(elsewhere) and (folder / "config.json").is_file()
         return cls(folder, lineage.chat, phase.dtype, device) if known else None
 
     def __call__(self) -> HookedModel:

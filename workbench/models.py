@@ -16,9 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from workbench.blocks import find_blocks, firing_post, firing_pre, input_device, plain_class
+from workbench.blocks import find_blocks, firing_post, firing_pre, input_device, plain_model
 from workbench.errors import CheckpointError, LayerError
 from workbench.fingerprints import weights_hash
 from workbench.turns import turns_of
@@ -60,7 +60,8 @@ class HookedModel(HookedRootModule):
     threads by itself; call these within `with model.lock:` while one trains the model.
 
     Args:
-        hf: A causal language model; training it through this class trains it itself.
+        hf: A causal language model of transformers, or PEFT around one; training it through this
+            class trains it itself.
         tokenizer: Its tokenizer.
         chat: How prompts become conversations. By default the tokenizer's template if it has one,
             else the built-in one.
@@ -71,7 +72,7 @@ class HookedModel(HookedRootModule):
 
     def __init__(
         self,
-        hf: PreTrainedModel,
+        hf: Any,
         tokenizer: PreTrainedTokenizerBase,
         *,
         chat: Chat | None = None,
@@ -87,7 +88,7 @@ class HookedModel(HookedRootModule):
             d_model=config.hidden_size,
             d_vocab=cast(nn.Embedding, hf.get_input_embeddings()).weight.shape[0],
             n_ctx=getattr(config, "max_position_embeddings", None) or 1_000_000,
-            architecture=plain_class(hf).__name__,
+            architecture=type(plain_model(hf)).__name__,
             device=input_device(hf),
             dtype=hf.dtype,
         )
@@ -139,7 +140,7 @@ class HookedModel(HookedRootModule):
         """
         from transformer_lens.model_bridge import TransformerBridge
 
-        duplicate = type(self.hf)(copy.deepcopy(self.hf.config))
+        duplicate = type(plain_model(self.hf))(copy.deepcopy(self.hf.config))
         with self.lock:
             duplicate.load_state_dict(self.hf.state_dict())
         name = self.hf.config.name_or_path or self.cfg.architecture
@@ -227,7 +228,7 @@ def _set_training(modules: list[nn.Module], mode: bool) -> None:
         module.__dict__["training"] = mode
 
 
-def trial_logits(hf: PreTrainedModel, cfg: ModelConfig) -> Float[Tensor, "batch pos vocab"]:
+def trial_logits(hf: Any, cfg: ModelConfig) -> Float[Tensor, "batch pos vocab"]:
     """Logits of a few fixed tokens, to see that nothing changed."""
     tokens = torch.arange(4, device=cfg.device)[None] % cfg.d_vocab
     with evaluation_mode(hf):

@@ -55,7 +55,7 @@ def unwrapped(found: Any, where: str = "The state dict") -> dict[str, Tensor]:
     state = dict(found)
     if strange := [key for key, value in state.items() if not isinstance(value, Tensor)]:
         raise CheckpointError(f"{where}: {strange[0]!r} is no tensor; save the state_dict alone.")
-    for prefix in PREFIXES:
+    for prefix in (*PREFIXES, *PREFIXES):  # one around the other, either way
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state

@@ -10,13 +10,13 @@ import torch
 from huggingface_hub import utils as hub_utils
 from safetensors import SafetensorError
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from workbench.errors import CheckpointError, ConfigError
 
 
-def check_weights(name: str, hf: PreTrainedModel, loaded: dict[str, Any]) -> None:
+def check_weights(name: str, hf: Any, loaded: dict[str, Any]) -> None:
     """Refuse weights that are missing, too many, of other shapes, or not finite."""
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         found = loaded.get(problem) or ()
@@ -31,7 +31,7 @@ def check_weights(name: str, hf: PreTrainedModel, loaded: dict[str, Any]) -> Non
             raise CheckpointError(f"{name}: weights of {key} are not finite; the file is damaged.")
 
 
-def check_tokenizer(name: str, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_tokenizer(name: str, hf: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a tokenizer that is empty, or belongs to another model."""
     size = len(tokenizer)
     rows = cast(nn.Embedding, hf.get_input_embeddings()).weight.shape[0]
@@ -91,11 +91,10 @@ def clear_errors(name: str, part: str) -> Iterator[None]:
         ) from error
 
 
-def put(hf: PreTrainedModel, device: str | torch.device) -> None:
+def put(hf: Any, device: str | torch.device) -> None:
     """Put a model on a device; `ConfigError` if that is not there, or full."""
     try:
-        # Its decorator hides the method's self from the type checker.
-        hf.to(device).eval()  # type: ignore[reportArgumentType]
+        hf.to(device).eval()
     except (RuntimeError, AssertionError) as error:  # unknown, absent, or full
         cause = str(error).partition("\n")[0][:200]
         raise ConfigError(f"The model cannot be put on device {device}: {cause}") from error
