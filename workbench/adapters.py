@@ -99,7 +99,8 @@ def add_adapter(hf: Any, *, rank: int, seed: int = 0) -> None:
         r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     training = [module for module in hf.modules() if module.training]
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT tells how it treats GPT-2's layers
         torch.manual_seed(seed)
         hf.add_adapter(config)
     for module in hf.modules():
@@ -132,8 +133,9 @@ def described_adapter(hf: nn.Module) -> dict[str, Any] | None:
         name: {key: value for key in keys if (value := getattr(config, key, None)) is not None}
         for name, config in configs.items()
     }
-    modules = sorted(name for name, _ in _tuned(hf))
-    return {"adapters": told, "modules": modules}
+    names = [name for name, _ in _tuned(hf)]
+    kinds = sorted({name.rpartition(".")[2] for name in names})
+    return {"adapters": told, "layers": len(names), "of": kinds}
 
 
 def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

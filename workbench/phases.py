@@ -211,7 +211,7 @@ def _phase_from(table: dict[str, Any], path: Path) -> Phase:
     _strings(words, f"{path} [[phase]]")
     if missing := {"name", "model"} - table.keys():
         raise ConfigError(f"{path}: a [[phase]] lacks {' and '.join(sorted(missing))}.")
-    places = {
+    places: dict[str, Any] = {
         key: _place(table[key], path) for key in ("model", "base", "tokenizer") if key in table
     }
     return Phase(**table | places)
