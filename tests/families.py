@@ -3,7 +3,6 @@
 The table in README.md is made from here: `python tests/families.py` prints it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,8 +191,9 @@ FAMILIES = [
         "Gemma 4",
         {
             "gemma4": of(
-                "Gemma4TextConfig", HEADS, sliding_window=WINDOW, layer_types=MIXED[::2] + MIXED[1:2],
-                vocab_size_per_layer_input=64, hidden_size_per_layer_input=8, global_head_dim=8,
+                "Gemma4TextConfig", HEADS, sliding_window=WINDOW,
+                layer_types=[*MIXED[::2], MIXED[1]], vocab_size_per_layer_input=64,
+                hidden_size_per_layer_input=8, global_head_dim=8,
             )
         },
         "text; the token enters every block anew, sliding window",
@@ -364,7 +364,7 @@ REPRESENTATIVE = (
 
 def table() -> list[str]:
     """Return the lines of the README's table."""
-    lines = ["| family | class in transformers | tested with |", "|---|---|---|"]
+    lines = ["| family | class in transformers | remarks |", "|---|---|---|"]
     for family in FAMILIES:
         classes = dict.fromkeys(f"`{one.architecture}`" for one in family.variants.values())
         lines.append(f"| {family.title} | {', '.join(classes)} | {family.remark} |")

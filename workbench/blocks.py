@@ -16,7 +16,7 @@ def find_blocks(hf: PreTrainedModel) -> nn.ModuleList:
         CheckpointError: If there is an encoder, or no or several such lists in the decoder.
     """
     name, config = type(hf).__name__, hf.config.get_text_config()
-    if config.is_encoder_decoder:
+    if hf.config.is_encoder_decoder:
         raise CheckpointError(
             f"{name}: an encoder-decoder, whose prompt and answer are in different streams; "
             "take a causal language model."

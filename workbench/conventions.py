@@ -30,8 +30,13 @@ def takes_positions(*modules: nn.Module) -> bool:
 
 
 def positions_of(mask: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
-    """Return each token's place among the real ones of its row, wherever padding stands."""
-    return (mask.cumsum(dim=1) - 1).clamp(min=0)
+    """Return how far each token is from the first real one of its row.
+
+    Padding on the right counts on, as without positions: a router gives experts padding, too, and
+    what it is would change how the others are rounded.
+    """
+    leading = (mask.cumsum(dim=1) == 0).sum(dim=1, keepdim=True)
+    return (torch.arange(mask.shape[1], device=mask.device) - leading).clamp(min=0)
 
 
 def trial_batch(d_vocab: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -72,7 +77,7 @@ def check_stream(name: str, n_layers: int, d_model: int, seen: Seen) -> None:
         if not torch.equal(left.cpu(), entered.cpu()):
             raise _refusal(name, f"{point} is not what left the block before")
     last = seen[-1][1]
-    if not _close(last[0, :-1], last[1, :-1]):
+    if not same_but_rounding(last[0, :-1], last[1, :-1]):
         raise _refusal(name, "what its tokens are depends on the tokens after them")
 
 
@@ -83,11 +88,13 @@ def pads_left(seen: Seen) -> bool:
         seen: What the hook points saw of `trial_batch`.
     """
     last = seen[-1][1]
-    return _close(last[0, :-1], last[2, 1:])
+    return same_but_rounding(last[0, :-1], last[2, 1:])
 
 
-def _close(one: Float[Tensor, "pos d_model"], other: Float[Tensor, "pos d_model"]) -> bool:
-    """Whether they differ by rounding alone."""
+def same_but_rounding(
+    one: Float[Tensor, "*rows width"], other: Float[Tensor, "*rows width"]
+) -> bool:
+    """Whether two computations of the same vectors differ by rounding alone."""
     tolerance = 0.03 if one.dtype in (torch.float16, torch.bfloat16) else 1e-3
     distance = (one.double() - other.double()).norm(dim=-1)
     return bool((distance <= tolerance * one.double().norm(dim=-1)).all())

@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from workbench.conventions import same_but_rounding
 from workbench.errors import CheckpointError, ConfigError
 from workbench.models import Chat, GuestModel, HookedModel, trial_logits
 
@@ -107,7 +108,8 @@ def save_model(model: HookedModel, folder: str | Path) -> None:
         expected = trial_logits(model.hf, model.cfg)
     reloaded = load_model(Path(folder), dtype=model.cfg.dtype, device=model.cfg.device)
     actual = trial_logits(reloaded.hf, model.cfg)
-    if not torch.equal(expected, actual):
+    # Where a file puts weights in memory may decide how a router's experts round.
+    if not same_but_rounding(expected, actual):
         raise CheckpointError(f"{folder}: the saved model computes other logits when reloaded.")
 
 
