@@ -39,17 +39,25 @@ def answer(
     rooms = [min(max_new_tokens, model.cfg.n_ctx - len(ids)) or 1 for ids in encoded]
     answers: dict[int, Answer] = {}
     with model.lock:  # all answers are of the same weights
-        for indices in _batches(encoded, rooms):
+        for indices in _batches(encoded, rooms, mixed=model.pads_left):
             batch = [encoded[index] for index in indices]
             said = _answer_batch(model, batch, rooms[indices[0]])
             answers |= dict(zip(indices, said, strict=True))
     return [answers[index] for index in range(len(encoded))]
 
 
-def _batches(encoded: Sequence[Sequence[int]], rooms: Sequence[int]) -> Iterator[list[int]]:
-    """Indices in batches of similar length and the same room, so that none cuts another short."""
+def _batches(
+    encoded: Sequence[Sequence[int]], rooms: Sequence[int], *, mixed: bool
+) -> Iterator[list[int]]:
+    """Indices in batches of similar length and the same room, so that none cuts another short.
+
+    Args:
+        encoded: The prompts.
+        rooms: How many tokens may follow each.
+        mixed: Whether a batch may hold prompts of different lengths, and so padding.
+    """
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
-    for _, group in groupby(order, key=rooms.__getitem__):
+    for _, group in groupby(order, lambda i: (rooms[i], 0 if mixed else len(encoded[i]))):
         indices = list(group)
         for start in range(0, len(indices), PROMPTS_PER_BATCH):
             yield indices[start : start + PROMPTS_PER_BATCH]

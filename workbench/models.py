@@ -19,7 +19,15 @@ from transformer_lens.hook_points import HookPoint
 from transformers import PreTrainedTokenizerBase
 
 from workbench.blocks import find_blocks, firing_post, firing_pre, input_device, plain_model
-from workbench.errors import CheckpointError, LayerError
+from workbench.conventions import (
+    check_stream,
+    context_length,
+    pads_left,
+    positions_of,
+    takes_positions,
+    trial_batch,
+)
+from workbench.errors import CheckpointError, ConfigError, LayerError
 from workbench.fingerprints import weights_hash
 from workbench.turns import turns_of
 
@@ -67,7 +75,8 @@ class HookedModel(HookedRootModule):
             else the built-in one.
 
     Raises:
-        CheckpointError: If the block list is not found, or hooking changed what the model computes.
+        CheckpointError: If the block list is not found, no residual stream runs through it, or
+            hooking changed what the model computes.
     """
 
     def __init__(
@@ -87,11 +96,12 @@ class HookedModel(HookedRootModule):
             n_layers=len(decoder_blocks),
             d_model=config.hidden_size,
             d_vocab=cast(nn.Embedding, hf.get_input_embeddings()).weight.shape[0],
-            n_ctx=getattr(config, "max_position_embeddings", None) or 1_000_000,
+            n_ctx=context_length(config),
             architecture=type(plain_model(hf)).__name__,
             device=input_device(hf),
             dtype=hf.dtype,
         )
+        self.places_tokens = takes_positions(plain_model(hf), hf.get_decoder())
         before = trial_logits(hf, self.cfg)
         points = [_BlockHookPoints() for _ in decoder_blocks]
         self.blocks = nn.ModuleList(points)
@@ -99,8 +109,7 @@ class HookedModel(HookedRootModule):
             block.register_forward_pre_hook(firing_pre(own.hook_resid_pre), with_kwargs=True)
             block.register_forward_hook(firing_post(own.hook_resid_post))
         self.setup()
-        if not torch.equal(before, trial_logits(hf, self.cfg)):
-            raise CheckpointError(f"Hooking changed the logits of {self.cfg.architecture}.")
+        self.pads_left = self._check(before)
 
     def setup(self) -> None:
         """Name the hook points and leave the modules of the Hugging Face model alone."""
@@ -119,7 +128,7 @@ class HookedModel(HookedRootModule):
         """Return the logits; with `return_type=None` only run the blocks."""
         if return_type is None:
             return self.run_decoder(tokens, attention_mask)
-        return self.hf(input_ids=tokens, attention_mask=attention_mask, use_cache=False).logits
+        return self.hf(**self._inputs(tokens, attention_mask)).logits
 
     def run_decoder(
         self,
@@ -127,7 +136,33 @@ class HookedModel(HookedRootModule):
         attention_mask: Int[Tensor, "batch pos"] | None = None,
     ) -> None:
         """Run the blocks without language-model head or key-value cache, for what hooks see."""
-        self.hf.get_decoder()(input_ids=tokens, attention_mask=attention_mask, use_cache=False)
+        self.hf.get_decoder()(**self._inputs(tokens, attention_mask))
+
+    def _inputs(self, tokens: Tensor, mask: Tensor | None) -> dict[str, Any]:
+        if mask is not None and not self.pads_left and not mask[:, 0].all():
+            raise ConfigError(
+                f"{self.cfg.architecture} reads padding on the left as text; pad on the right."
+            )
+        inputs = {"input_ids": tokens, "attention_mask": mask, "use_cache": False}
+        # Without, the families with absolute positions count padding.
+        told = mask is not None and self.places_tokens
+        return inputs | {"position_ids": positions_of(mask)} if told else inputs
+
+    def _check(self, before: Tensor) -> bool:
+        """Look at the stream of the trial batch; return whether padding may be on the left."""
+        seen, name = [], self.cfg.architecture
+        look = [(point, _seeing(seen, point)) for point in self.hook_dict]
+        with self.hooks(fwd_hooks=look):
+            after = trial_logits(self.hf, self.cfg)
+        if not torch.isfinite(after).all():
+            raise CheckpointError(
+                f"{name}: its logits are not finite in {self.cfg.dtype}; load it with another "
+                "dtype (float32)."
+            )
+        check_stream(name, self.cfg.n_layers, self.cfg.d_model, seen)
+        if not torch.equal(before, after):
+            raise CheckpointError(f"Hooking changed the logits of {name}.")
+        return pads_left(seen)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the weights; upcasting a half-precision checkpoint keeps it."""
@@ -229,7 +264,28 @@ def _set_training(modules: list[nn.Module], mode: bool) -> None:
 
 
 def trial_logits(hf: Any, cfg: ModelConfig) -> Float[Tensor, "batch pos vocab"]:
-    """Logits of a few fixed tokens, to see that nothing changed."""
-    tokens = torch.arange(4, device=cfg.device)[None] % cfg.d_vocab
+    """Logits of a few fixed tokens, to see that nothing changed; 0 where there is padding.
+
+    Raises:
+        CheckpointError: If the model gives no logits.
+    """
+    tokens, mask = trial_batch(cfg.d_vocab, cfg.device)
+    inputs = {"input_ids": tokens, "attention_mask": mask, "use_cache": False}
+    if takes_positions(plain_model(hf), hf.get_decoder()):
+        inputs["position_ids"] = positions_of(mask)
     with evaluation_mode(hf):
-        return hf(input_ids=tokens, use_cache=False).logits
+        logits = getattr(hf(**inputs), "logits", None)
+    if logits is None or logits.shape[:2] != tokens.shape:
+        raise CheckpointError(
+            f"{cfg.architecture}: it gives no logits per token; load a causal language model."
+        )
+    return logits.masked_fill(mask[..., None] == 0, 0.0)
+
+
+def _seeing(seen: list[tuple[str, Any]], point: str) -> Callable[..., None]:
+    """Return a hook that notes what a hook point sees."""
+
+    def look(value: Any, hook: Any) -> None:  # noqa: ARG001
+        seen.append((point, value))
+
+    return look
