@@ -14,6 +14,7 @@ from workbench.activations import Position
 from workbench.artefacts import Artefact
 from workbench.bootstrap import resample_counts
 from workbench.errors import (
+    ConfigError,
     DegenerateDirectionError,
     PhaseMismatchError,
     ProbeError,
@@ -72,6 +73,19 @@ class ReversionDirections:
     def identity(self) -> dict[str, Any]:
         """Return the provenance without the marks of single prompts, as a run's config keeps it."""
         return {key: value for key, value in self.provenance.items() if key != "prompts"}
+
+    def centre(self) -> Float[Tensor, " layer"]:
+        """Return the coordinate of the aligned model's mean along each direction.
+
+        Raises:
+            ConfigError: If the mean is not known, as where only the vectors were imported.
+        """
+        if not self.mean.isfinite().all():
+            raise ConfigError(
+                "The mean of the aligned model is not known for these directions, which were "
+                "imported without it: load them like fitted ones (--like), or give a centre."
+            )
+        return einsum(self.mean, self.unit, "layer d_model, layer d_model -> layer")
 
     def check_model(self, fingerprint: str) -> None:
         """Refuse a model that is not the aligned checkpoint these directions start from.

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
-from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
@@ -139,13 +138,13 @@ def ablate(
 
     Raises:
         LayerError: If a layer has no direction.
-        ConfigError: If a setting makes no sense.
+        ConfigError: If a setting makes no sense, or the centre is not known.
 
     Source: concept ablation, arXiv 2507.16795, centred on the aligned model.
     """
     chosen = _chosen("ablate", directions, strength, layers, positions)
     if centre is None:
-        centre = einsum(directions.mean, directions.unit, "layer d_model, layer d_model -> layer")
+        centre = directions.centre()
     rows = rows_of(directions, chosen)
     centre = _per_layer("ablate: centre", centre, directions)[rows]
     return Ablation(strength, chosen, positions, directions.unit[rows], centre)
