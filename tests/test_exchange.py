@@ -1,7 +1,8 @@
 """Directions go to other tools and come back, and each tool applies them where we do.
 
 What the others do is written down here anew, from their sources; where a tool can be imported, its
-own code is asked too. The files under `foreign` were written by the tools' own code.
+own code is asked too. The files under `foreign` were written by the tools' own code, but that of
+persona-vectors, whose scripts save one stacked tensor: this one by the same two calls.
 """
 
 import json
@@ -31,6 +32,7 @@ from workbench.errors import (
 from workbench.exchange import load_directions_from, save_directions_as
 from workbench.files import file_hash
 from workbench.penalties import Block
+from workbench.readout import read_vocabulary
 from workbench.vectors.files import FORMATS
 
 FOREIGN = Path(__file__).parent / "foreign"
@@ -306,15 +308,29 @@ def test_directions_imported_alone_block_measure_and_steer_but_ablate_only_about
     acts = torch.randn(2, 3, 9, 32)
     theirs, ours = (measure_drift(*acts, one) for one in (back, directions))
     np.testing.assert_allclose(theirs.along, ours.along, rtol=1e-5)
-    with pytest.raises(ConfigError, match=r"mean of the aligned model is not known .*--like"):
+    with pytest.raises(ConfigError, match=r"ablate: .*needs the aligned model's mean.*--like"):
         ablate(back, positions="all")
-    centre = directions.centre()
+    with pytest.raises(ConfigError, match="The vocabulary readout needs the aligned model's mean"):
+        read_vocabulary(aligned_model, back)
+    centre = (directions.mean * directions.unit).sum(dim=1)
     for edit in (
         steer(back, strength=1.0, positions="all"),
         ablate(back, positions="all", centre=centre),
     ):
         assert edit.layers == (0, 1, 2)
-    assert torch.equal(ablate(directions, positions="all").centre, centre)
+    torch.testing.assert_close(ablate(directions, positions="all").centre, centre)
+
+
+def test_directions_of_another_width_are_refused_where_they_are_used(aligned_model, splits, tune):
+    narrow = load_directions_from(FOREIGN / "repeng-0.4.0.gguf")
+    uses = [
+        lambda: tune(aligned_model, probes=splits[2], directions=narrow),
+        lambda: tune(aligned_model, intervention=Block(narrow, strength=1.0, probes=splits[1])),
+        lambda: intervene(aligned_model, steer(narrow, strength=1.0, positions="all")).__enter__(),
+    ]
+    for use in uses:
+        with pytest.raises(ConfigError, match="directions are 8 wide and the model's stream 32"):
+            use()
 
 
 def gguf_with(path, arch="controlvector", **tensors):
@@ -403,6 +419,28 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it(case, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+class Touch:
+    """What would leave a mark where it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.touch, (self.mark,))
+
+
+def test_no_code_in_a_file_is_run(tmp_path):
+    mark = tmp_path / "mark"
+    torch.save({"layer_activations": {1: Touch(mark)}}, tmp_path / "v.pt")
+    np.savez(tmp_path / "v.npz", **{"layer.1": np.array([Touch(mark)], dtype=object)})
+    for name in ("v.pt", "v.npz"):
+        with pytest.raises(ProvenanceError, match=r"v\.(pt|npz): not "):
+            load_directions_from(tmp_path / name)
+    assert not mark.exists()
+    np.load(tmp_path / "v.npz", allow_pickle=True)["layer.1"]
+    assert mark.exists()  # it would have been run
+
+
 @pytest.mark.parametrize("at", range(0, 320, 7))
 def test_a_control_vector_cut_anywhere_is_refused(at, tmp_path):
     (tmp_path / "v.gguf").write_bytes((FOREIGN / "repeng-0.4.0.gguf").read_bytes()[:at])
@@ -485,6 +523,18 @@ def test_convert_writes_for_another_tool_and_reads_it_back(directions, tmp_path,
     torch.testing.assert_close(stored.unit, directions.unit[1:], atol=1e-7, rtol=0)
     assert main(["convert", f"{there}", f"{tmp_path / 'alone'}"]) == 0
     assert "the aligned model is not known: see --like" in capsys.readouterr().out
+
+
+def test_a_fine_tuning_is_blocked_along_imported_directions(
+    written, inputs_folder, tmp_path, capsys
+):
+    source, own = written("persona-vectors")[0], tmp_path / "own.safetensors"
+    assert main(["convert", f"{source}", f"{own}", "--format", "persona-vectors"]) == 0
+    argv = ["finetune", inputs_folder, "--out", tmp_path / "run", "--steps", 2, "--quiet"]
+    argv += ["--direction", own, "--intervention", "block:3"]
+    assert main([str(part) for part in argv]) == 0, capsys.readouterr().err
+    config = json.loads((tmp_path / "run/run.json").read_text())
+    assert '"file": "written.pt"' in json.dumps(config)
 
 
 @pytest.mark.parametrize(

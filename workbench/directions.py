@@ -74,18 +74,18 @@ class ReversionDirections:
         """Return the provenance without the marks of single prompts, as a run's config keeps it."""
         return {key: value for key, value in self.provenance.items() if key != "prompts"}
 
-    def centre(self) -> Float[Tensor, " layer"]:
-        """Return the coordinate of the aligned model's mean along each direction.
+    @property
+    def has_mean(self) -> bool:
+        """Whether the aligned model's mean is known; what was imported alone is without."""
+        return bool(self.mean.isfinite().all())
 
-        Raises:
-            ConfigError: If the mean is not known, as where only the vectors were imported.
-        """
-        if not self.mean.isfinite().all():
+    def check_mean(self, use: str) -> None:
+        """Raise `ConfigError` if something uses the aligned model's mean and it is not known."""
+        if not self.has_mean:
             raise ConfigError(
-                "The mean of the aligned model is not known for these directions, which were "
-                "imported without it: load them like fitted ones (--like), or give a centre."
+                f"{use} needs the aligned model's mean, which imported directions lack; "
+                "import them with like (--like): fitted directions of that model."
             )
-        return einsum(self.mean, self.unit, "layer d_model, layer d_model -> layer")
 
     def check_model(self, fingerprint: str) -> None:
         """Refuse a model that is not the aligned checkpoint these directions start from.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
@@ -144,7 +145,8 @@ def ablate(
     """
     chosen = _chosen("ablate", directions, strength, layers, positions)
     if centre is None:
-        centre = directions.centre()
+        directions.check_mean("ablate: without a centre it")
+        centre = einsum(directions.mean, directions.unit, "layer d_model, layer d_model -> layer")
     rows = rows_of(directions, chosen)
     centre = _per_layer("ablate: centre", centre, directions)[rows]
     return Ablation(strength, chosen, positions, directions.unit[rows], centre)

@@ -41,7 +41,7 @@ _OF_TORCH = (".pt", ".pth", ".bin", ".pkl")
 
 
 def read_vectors(path: Path, format: str | None = None) -> Vectors:
-    """Read the vectors of a file in float64, by layer in ascending order.
+    """Read the vectors of a file, in float64.
 
     Args:
         path: The file.
@@ -98,7 +98,7 @@ def _checked(path: Path, found: Vectors) -> Mapping[int, Float[Tensor, " d_model
     if not found.by_layer:
         raise ProvenanceError(f"{path}: no vectors in it.")
     checked: dict[int, Tensor] = {}
-    for layer, tensor in sorted(found.by_layer.items()):
+    for layer, tensor in found.by_layer.items():
         vector = tensor.detach().squeeze()
         if not tensor.is_floating_point() or vector.ndim != 1:
             raise ProvenanceError(
