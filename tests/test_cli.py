@@ -20,7 +20,7 @@ from workbench.surroundings import Surroundings
 
 COMMANDS = (
     "demo", "directions", "finetune", "experiment", "evaluate", "report", "organism", "doctor",
-    "calibrate", "lab",
+    "calibrate", "convert", "lab",
 )  # fmt: skip
 
 

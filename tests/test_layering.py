@@ -13,7 +13,8 @@ ORDER = """
     errors text paper files journal locks turns resources states batches dropout bootstrap progress
     config arms records adapters fingerprints blocks conventions models hub sources raw_weights
     scrutiny loading phases probes inputs encoding activations phase_reading
-    artefacts landmarks directions drift measurement isotropic nulls significance refit aftermath
+    artefacts landmarks directions vectors exchange drift measurement isotropic nulls significance
+    refit aftermath
     controls losses generation judges readout interventions penalties anchors projections edits
     editing training_edits rehearsal
     updates finetune evaluation statistic runs standing archive surroundings plane grids points

@@ -32,6 +32,7 @@ _EXPORTS = {
     "edits": ("ablate", "cap", "steer"),
     "errors": ("WorkbenchError",),
     "evaluation": ("evaluate", "read_reference"),
+    "exchange": ("load_directions_from", "save_directions_as"),
     "experiment": ("Experiment", "run_experiment"),
     "finetune": ("FineTuning",),
     "grids": ("AblationGrid", "stored_grids"),

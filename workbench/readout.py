@@ -105,10 +105,11 @@ def read_vocabulary(
 
     Raises:
         LayerError: If a layer has no direction.
-        ConfigError: If there are not `top` tokens.
+        ConfigError: If there are not `top` tokens, or the mean of the aligned model is not known.
         ProvenanceError: If the model is another one.
     """
     directions.check_model(model.fingerprint())
+    directions.check_mean("The vocabulary readout")
     layers = _checked_layers(directions, layers)
     rows = [directions.layers.index(layer) for layer in layers]
     engaging, refusing = opener_tokens(model, find_judge(judge))

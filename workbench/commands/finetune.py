@@ -105,7 +105,7 @@ def _lineage_parts(arguments: Namespace) -> _Parts:
         else fit_directions(lineage, splits.fit, device=arguments.device)
     )
     model = lineage.load_trainee(recipe_of(arguments), device=arguments.device)
-    readout = read_vocabulary(model, fitted, judge=lineage.judge)
+    readout = read_vocabulary(model, fitted, judge=lineage.judge) if fitted.has_mean else None
     ground = Ground.of(model, splits, fitted)
     interventions = tuple(_intervention(arm, ground, arguments.seed) for arm in _arms(arguments))
     return _Parts(model, lineage.name, splits.measure, fitted, interventions, readout)

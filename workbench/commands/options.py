@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config import Recipe
+from workbench.errors import RunError
 from workbench.text import printable
 
 
@@ -75,6 +76,20 @@ def probes_file(arguments: Namespace) -> Path:
     source = Path(arguments.lineage)
     beside = (source if source.is_dir() else source.parent) / "probes.jsonl"
     return Path(arguments.probes or beside)
+
+
+def new_file(text: str) -> Path:
+    """Return where to write a file that is not there yet.
+
+    Raises:
+        RunError: If it is, or has no folder.
+    """
+    path = Path(text)
+    if path.exists():
+        raise RunError(f"{path}: exists; choose another file, or remove it.")
+    if not path.parent.is_dir():
+        raise RunError(f"{path.parent}: no such folder; make it first.")
+    return path
 
 
 def tell(arguments: Namespace, text: str) -> None:

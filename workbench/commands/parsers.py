@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, _SubParsersAction
 
-from workbench.commands.options import positive
+from workbench.commands.options import positive, whole_numbers
 
 Commands = _SubParsersAction
 
@@ -79,6 +79,40 @@ def export(commands: Commands) -> ArgumentParser:
         help="comma-separated: pdf, svg, png, html (default: %(default)s)",
     )
     parser.add_argument("--out", metavar="DIR", help="default: figures in the folder")
+    return parser
+
+
+def convert(commands: Commands) -> ArgumentParser:
+    """Directions in the files of other tools."""
+    parser = commands.add_parser("convert", help="directions from and to the files of other tools")
+    parser.add_argument(
+        "source", metavar="IN", help="from `workbench directions`, or the file of another tool"
+    )
+    parser.add_argument("out", metavar="OUT", help="file to write: of the other kind than IN")
+    parser.add_argument(
+        "--format",
+        metavar="NAME",
+        help="of the other tool's file: steering-vectors, persona-vectors or rows (.pt), repeng or "
+        "llama.cpp (.gguf), safetensors, npz (default: by its name)",
+    )
+    parser.add_argument(
+        "--layers", type=whole_numbers, help="layers to convert, such as 2,3 (default: all)"
+    )
+    parser.add_argument(
+        "--scale",
+        choices=("gap", "unit"),
+        help="for another tool: vectors as long as the phase gap (default), or 1",
+    )
+    parser.add_argument(
+        "--model-type",
+        metavar="NAME",
+        help="for another tool: architecture, such as llama, for formats that name it",
+    )
+    parser.add_argument(
+        "--like",
+        metavar="DIRECTIONS",
+        help="from another tool: take gaps, mean and model from these fitted directions",
+    )
     return parser
 
 
