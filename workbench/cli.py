@@ -58,8 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"workbench {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
-        _demo, _directions, _finetune, _experiment, parsers.evaluate, parsers.report,
-        parsers.export, parsers.organism, parsers.calibrate, parsers.doctor, parsers.lab,
+        _demo, _directions, parsers.read, _finetune, _experiment, parsers.evaluate,
+        parsers.report, parsers.export, parsers.organism, parsers.calibrate, parsers.doctor,
+        parsers.lab,
     ):  # fmt: skip
         command = add(commands)
         command.add_argument("--debug", action="store_true", help="show the trace of an error")

@@ -77,6 +77,14 @@ def probes_file(arguments: Namespace) -> Path:
     return Path(arguments.probes or beside)
 
 
+def is_lineage(text: str) -> bool:
+    """Tell a lineage file, its folder or the name of a built-in one from a model."""
+    from workbench.phases import is_builtin
+
+    path = Path(text)
+    return path.suffix == ".toml" or (path / "lineage.toml").is_file() or is_builtin(text)
+
+
 def tell(arguments: Namespace, text: str) -> None:
     """Print a remark on the way, unless asked to be quiet."""
     if not arguments.quiet:
