@@ -292,6 +292,23 @@ def test_a_phase_of_another_shape_or_with_other_tokens_is_left_out_by_name(
     assert "step32 and step8 turn the same prompts into different tokens" in missing["step8"]
 
 
+def test_readings_with_other_tokens_than_a_new_aligned_phase_are_read_again(
+    copied, fit, tmp_path, loaded
+):
+    names, _ = loaded
+    out, lineage = tmp_path / "out", Lineage.load(copied)
+    read_passage(lineage, fit, out)
+    names.clear()
+    swapped = json.loads((copied / "step-32" / "tokenizer.json").read_text())
+    words = swapped["model"]["vocab"]
+    words["bako"], words["belu"] = words["belu"], words["bako"]
+    (copied / "step-32" / "tokenizer.json").write_text(json.dumps(swapped))
+    passage = read_passage(lineage, fit, out, resume=True)
+    assert len(names) == 7
+    assert passage.phases == ("step32",)
+    assert "turn the same prompts into different tokens" in passage.missing["step4"]
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -346,7 +363,9 @@ def test_chosen_layers_keep_their_numbers(series, fit, tmp_path, whole):
 
 
 def test_a_sibling_is_beside_the_way_and_not_on_it(lineage, fit, tmp_path):
-    course = read_passage(lineage, fit, tmp_path / "out").course()
+    passage = read_passage(lineage, fit, tmp_path / "out")
+    course = passage.course()
+    assert passage.course(witness="pretrained").alignment_sibling is None
     place = course.phases.index("sibling")
     assert np.isnan(course.turning[place]).all()
     assert course.alignment_sibling is not None

@@ -106,6 +106,26 @@ def test_a_displacement_below_ten_noise_floors_has_no_cosine(means):
     assert np.isnan(unseen.alignment[1]).all()
 
 
+def test_a_way_that_is_below_ten_noise_floors_does_not_turn(means):
+    roles = {"witness": "step0", "aligned": "step1000"}
+    options = {"lineage": "toy", "steps": {}, "layers": LAYERS}
+    # The shortest way into or out of step 1 is the half gap that leads to it.
+    way = np.linalg.norm(means["step1"] - means["step0"], axis=1)
+    seen = trace_course(means, roles, floor=way / 10 * 0.99, **options)
+    unseen = trace_course(means, roles, floor=way / 10 * 1.01, **options)
+    assert not np.isnan(seen.turning[1]).any()
+    assert np.isnan(unseen.turning[1]).all()
+
+
+def test_the_way_passes_by_the_sibling(means):
+    roles = {"witness": "step0", "aligned": "step1000", "sibling": "step10"}
+    course = trace_course(means, roles, lineage="toy", steps={}, layers=LAYERS)
+    assert np.isnan(course.turning[2]).all()
+    # Without it, the way from the witness to the phase after it and on is one line, then back.
+    np.testing.assert_allclose(course.turning[1], 1, atol=1e-9)
+    np.testing.assert_allclose(course.turning[3], -1, atol=1e-9)
+
+
 def test_phases_that_coincide_or_are_too_few_are_refused(course, means):
     means["twin"] = means["step1"].copy()
     means["twin"][0] += 1

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from workbench import phases
+from workbench.commands.options import is_lineage
 from workbench.errors import ConfigError, PhaseMismatchError
 from workbench.phases import Lineage, builtin_names
 
@@ -107,6 +108,7 @@ def test_a_series_that_cannot_be_meant_is_refused(tmp_path, good, bad, message):
     ("good", "bad", "message"),
     [
         ("step2-tokens0B", "step-tokens0B", "does not match 'stage1-step{step}-tokens{tokens}B'"),
+        ("tokens21B", "tokens21B-old", "'stage1-step8-tokens21B-old' does not match"),
         ('"stage1-step2-tokens0B", ', '"stage1-step9-tokens0B", ', "step 8 comes after 9"),
         ("-tokens{tokens}B", "-tokens{step}B", "must hold {step} once"),
         ("step{step}-tokens", "step-tokens", "must hold {step} once"),
@@ -231,3 +233,11 @@ def test_an_unknown_bare_name_lists_those_that_there_are(tmp_path, monkeypatch):
         Lineage.builtin("olmo3")
     with pytest.raises(ConfigError, match=r"lineage file\.$"):
         Lineage.load(tmp_path / "olmo3")
+
+
+def test_a_built_in_name_is_a_lineage_to_the_commands_and_a_hub_id_is_a_model(tmp_path):
+    assert is_lineage("olmo2-1b")
+    assert is_lineage(str(write(tmp_path, SERIES)))
+    assert is_lineage(str(tmp_path))
+    assert not is_lineage("allenai/OLMo-2-0425-1B")
+    assert not is_lineage("olmo3")
