@@ -168,20 +168,21 @@ def read_passage(
 
 
 def source_of(phase: Phase) -> dict[str, Any]:
-    """Return where a phase comes from: its settings, and what its folder looks like, if it is one.
+    """Return where a phase comes from: its settings, and what its files look like, if it is local.
 
-    Files are known by size and time of change: the weights would have to be read for more.
+    Files are known by size and time of change: the weights would have to be read for more. What a
+    branch of the hub stands for may change unseen; name a tag or a commit.
     """
     told = {key: value for key, value in asdict(phase).items() if key not in ("name", "step")}
-    files = None
-    if (folder := Path(phase.model)).is_dir():
-        marks = [
-            (path.name, path.stat().st_size, path.stat().st_mtime_ns)
-            for path in sorted(folder.iterdir())
-            if path.is_file()
-        ]
-        files = hashlib.sha256(repr(marks).encode()).hexdigest()
-    return {"source": told, "files": files}
+    places = [Path(one) for one in (phase.model, phase.base, phase.tokenizer) if one is not None]
+    files = [
+        path
+        for place in places
+        for path in (sorted(place.iterdir()) if place.is_dir() else [place])
+        if path.is_file()
+    ]
+    marks = [(str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in files]
+    return {"source": told, "files": hashlib.sha256(repr(marks).encode()).hexdigest()}
 
 
 def _begin(task: _Task, folder: Path, *, resume: bool) -> None:

@@ -12,7 +12,7 @@ from workbench.config import Recipe
 from workbench.errors import CheckpointError, ConfigError, PhaseMismatchError
 from workbench.loading import load_config, load_model
 from workbench.models import Chat, HookedModel
-from workbench.resources import resource_folder
+from workbench.resources import builtin_lineages, is_builtin_lineage
 from workbench.series import KEYS, expand
 
 MAX_LINEAGE_BYTES = 1_000_000
@@ -72,13 +72,15 @@ class Lineage:
             ConfigError: If the file is missing, malformed, or has unknown or missing keys.
         """
         path = Path(path)
-        if is_builtin(path):
+        if is_builtin_lineage(path):
             return cls.builtin(path.name)
         if path.is_dir():
             path = path / "lineage.toml"
         if not path.is_file():
-            bare = f" Built in are {', '.join(builtin_names())}." if len(path.parts) == 1 else ""
-            raise ConfigError(f"{path}: no such lineage file.{bare}")
+            known = f" Built in are {', '.join(builtin_lineages())}."
+            raise ConfigError(
+                f"{path}: no such lineage file.{known if len(path.parts) == 1 else ''}"
+            )
         if path.stat().st_size > MAX_LINEAGE_BYTES:
             raise ConfigError(f"{path}: larger than 1 MB; this is not a lineage file.")
         try:
@@ -94,9 +96,9 @@ class Lineage:
         Raises:
             ConfigError: If there is none of that name; it lists those there are.
         """
-        if name not in builtin_names():
-            raise ConfigError(f"No lineage {name!r} is built in: {', '.join(builtin_names())} are.")
-        return cls.load(_builtin_folder() / f"{name}.toml")
+        if name not in (known := builtin_lineages()):
+            raise ConfigError(f"No lineage {name!r} is built in: {', '.join(known)} are.")
+        return cls.load(known[name])
 
     def __post_init__(self) -> None:
         """Check roles against phases."""
@@ -206,21 +208,6 @@ class Lineage:
             or after is None
             or not before < phase.step < after
         ]
-
-
-def builtin_names() -> list[str]:
-    """Return the names of the lineages that come with the package."""
-    return sorted(path.stem for path in _builtin_folder().glob("*.toml"))
-
-
-def is_builtin(source: str | Path) -> bool:
-    """Tell the bare name of a built-in lineage from a path, which goes first."""
-    path = Path(source)
-    return len(path.parts) == 1 and not path.exists() and path.name in builtin_names()
-
-
-def _builtin_folder() -> Path:
-    return resource_folder("assets") / "lineages"
 
 
 def _few(names: list[str]) -> str:

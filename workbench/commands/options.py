@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config import Recipe
+from workbench.resources import is_builtin_lineage
 from workbench.text import printable
 
 
@@ -79,10 +80,8 @@ def probes_file(arguments: Namespace) -> Path:
 
 def is_lineage(text: str) -> bool:
     """Tell a lineage file, its folder or the name of a built-in one from a model."""
-    from workbench.phases import is_builtin
-
     path = Path(text)
-    return path.suffix == ".toml" or (path / "lineage.toml").is_file() or is_builtin(text)
+    return path.suffix == ".toml" or (path / "lineage.toml").is_file() or is_builtin_lineage(text)
 
 
 def tell(arguments: Namespace, text: str) -> None:
