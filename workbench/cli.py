@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"workbench {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
-        _demo, _directions, parsers.convert, _finetune, _experiment, parsers.evaluate,
+        _demo, _directions, parsers.convert, parsers.read, _finetune, _experiment, parsers.evaluate,
         parsers.report, parsers.export, parsers.organism, parsers.calibrate, parsers.doctor,
         parsers.lab,
     ):  # fmt: skip

@@ -1,6 +1,7 @@
 """Phases and lineages: named checkpoints of one model, in training order."""
 
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,8 +12,12 @@ from workbench.config import Recipe
 from workbench.errors import CheckpointError, ConfigError, PhaseMismatchError
 from workbench.loading import load_config, load_model
 from workbench.models import Chat, HookedModel
+from workbench.resources import builtin_lineages, is_builtin_lineage
+from workbench.series import KEYS, expand
 
 MAX_LINEAGE_BYTES = 1_000_000
+NAMED = 12
+"""How many phases an error names."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,9 @@ class Phase:
     dtype: str | None = None
     """Data type to load the weights in; by default the checkpoint's own."""
 
+    step: int | None = None
+    """Of the training, where it is one of a series; set by `steps` or `revisions` in the file."""
+
 
 @dataclass(frozen=True)
 class Lineage:
@@ -56,14 +64,23 @@ class Lineage:
     def load(cls, path: str | Path) -> "Lineage":
         """Read a lineage file (TOML); relative model paths are relative to the file.
 
+        Args:
+            path: The file, a folder with `lineage.toml`, or, where there is no such path, the bare
+                name of a built-in lineage.
+
         Raises:
             ConfigError: If the file is missing, malformed, or has unknown or missing keys.
         """
         path = Path(path)
+        if is_builtin_lineage(path):
+            return cls.builtin(path.name)
         if path.is_dir():
             path = path / "lineage.toml"
         if not path.is_file():
-            raise ConfigError(f"{path}: no such lineage file.")
+            known = f" Built in are {', '.join(builtin_lineages())}."
+            raise ConfigError(
+                f"{path}: no such lineage file.{known if len(path.parts) == 1 else ''}"
+            )
         if path.stat().st_size > MAX_LINEAGE_BYTES:
             raise ConfigError(f"{path}: larger than 1 MB; this is not a lineage file.")
         try:
@@ -72,18 +89,29 @@ class Lineage:
             raise ConfigError(f"{path}: not a TOML file: {error}.") from error
         return _lineage_from(data, path)
 
+    @classmethod
+    def builtin(cls, name: str) -> "Lineage":
+        """Read a lineage file that comes with the package; nothing is downloaded by that.
+
+        Raises:
+            ConfigError: If there is none of that name; it lists those there are.
+        """
+        if name not in (known := builtin_lineages()):
+            raise ConfigError(f"No lineage {name!r} is built in: {', '.join(known)} are.")
+        return cls.load(known[name])
+
     def __post_init__(self) -> None:
         """Check roles against phases."""
         names = [phase.name for phase in self.phases]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ConfigError(f"Lineage {self.name}: phases named twice: {sorted(twice)}.")
+        if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+            raise ConfigError(f"Lineage {self.name}: phases named twice: {_few(twice)}.")
         for role in ("witness", "aligned"):
             if role not in self.roles:
                 raise ConfigError(f"Lineage {self.name}: [roles] names no {role}.")
         for role, name in self.roles.items():
             if name not in names:
                 raise ConfigError(
-                    f"Lineage {self.name}: {role} = {name!r} is not a phase; it has {names}."
+                    f"Lineage {self.name}: {role} = {name!r} is not a phase; it has {_few(names)}."
                 )
         if len(set(self.roles.values())) < len(self.roles):
             raise ConfigError(
@@ -97,7 +125,7 @@ class Lineage:
             if phase.name == name:
                 return phase
         names = [phase.name for phase in self.phases]
-        raise ConfigError(f"Lineage {self.name} has no phase {name!r}; it has {names}.")
+        raise ConfigError(f"Lineage {self.name} has no phase {name!r}; it has {_few(names)}.")
 
     @property
     def witness(self) -> Phase:
@@ -144,14 +172,21 @@ class Lineage:
         adapter: Adapter = "live" if recipe.lora is None else "merged"
         return self.load_model(self.aligned, device=device, adapter=adapter)
 
-    def check(self) -> None:
-        """Compare the configs of all phases, without reading weights.
+    def check(self, *, every: bool = False) -> None:
+        """Compare the configs of the phases, without reading weights.
+
+        Of a series only the first, the last and those with a role are read, as each may be a
+        request to the hub; the others are compared when they are read.
+
+        Args:
+            every: Compare all phases of a series.
 
         Raises:
             PhaseMismatchError: If two phases differ in architecture, width, depth or vocabulary.
             CheckpointError: If a phase cannot be read.
         """
-        first, *others = [(phase, _sizes(phase)) for phase in self.phases]
+        chosen = self.phases if every else self._landmarks()
+        first, *others = [(phase, _sizes(phase)) for phase in chosen]
         for phase, sizes in others:
             for what, value in sizes.items():
                 if value != first[1][what]:
@@ -159,6 +194,27 @@ class Lineage:
                         f"Lineage {self.name}: {what} of {first[0].name} is {first[1][what]}, "
                         f"of {phase.name} {value}; phases must be checkpoints of one model."
                     )
+
+    def _landmarks(self) -> list[Phase]:
+        """Phases with a role, those of no series, and the ends of each series."""
+        named = {*self.roles.values()}
+        steps = [None, *(phase.step for phase in self.phases), None]
+        return [
+            phase
+            for before, phase, after in zip(steps, self.phases, steps[2:], strict=False)
+            if phase.name in named
+            or phase.step is None
+            or before is None
+            or after is None
+            or not before < phase.step < after
+        ]
+
+
+def _few(names: list[str]) -> str:
+    """Names as they are listed in an error, the middle ones of many left out."""
+    if len(names) <= NAMED:
+        return str(names)
+    return f"{len(names)} phases, {names[:3]} … {names[-1:]}"
 
 
 def _sizes(phase: Phase) -> dict[str, Any]:
@@ -195,18 +251,25 @@ def _lineage_from(data: dict[str, Any], path: Path) -> Lineage:
     _strings({key: data[key] for key in ("name", "judge") if key in data} | roles, str(path))
     return Lineage(
         name=data.get("name", path.parent.name),
-        phases=tuple(_phase_from(table, path) for table in tables),
+        phases=tuple(
+            _phase_from(table, path, step)
+            for told in tables
+            for table, step in expand(told, path.parent, str(path))
+        ),
         roles=roles,
         chat=chat,
         judge=data.get("judge", "rules"),
     )
 
 
-def _phase_from(table: dict[str, Any], path: Path) -> Phase:
-    _known_keys(table, [field.name for field in fields(Phase)], f"{path} [[phase]]")
-    step = table.get("checkpoint", 0)
-    if type(step) is not int or step < 0:
-        raise ConfigError(f"{path} [[phase]]: checkpoint must be a whole number, not {step!r}.")
+def _phase_from(table: dict[str, Any], path: Path, step: int | None = None) -> Phase:
+    known = [field.name for field in fields(Phase) if field.name != "step"]
+    _known_keys(table, [*known, *KEYS], f"{path} [[phase]]")
+    checkpoint = table.get("checkpoint", 0)
+    if type(checkpoint) is not int or checkpoint < 0:
+        raise ConfigError(
+            f"{path} [[phase]]: checkpoint must be a whole number, not {checkpoint!r}."
+        )
     words = {key: value for key, value in table.items() if key != "checkpoint"}
     _strings(words, f"{path} [[phase]]")
     if missing := {"name", "model"} - table.keys():
@@ -214,7 +277,7 @@ def _phase_from(table: dict[str, Any], path: Path) -> Phase:
     places: dict[str, Any] = {
         key: _place(table[key], path) for key in ("model", "base", "tokenizer") if key in table
     }
-    return Phase(**table | places)
+    return Phase(**table | places, step=step)
 
 
 def _place(name: str, path: Path) -> str:

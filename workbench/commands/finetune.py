@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from workbench.arms import Arm, choose_arms, standard_arms
-from workbench.commands.options import recipe_of, splits_of, tell
+from workbench.commands.options import is_lineage, recipe_of, splits_of, tell
 from workbench.conditions import Ground, answered, make_intervention, set_up
 from workbench.directions import ReversionDirections, fit_directions
 from workbench.errors import ConfigError
@@ -54,8 +54,7 @@ def run(arguments: Namespace) -> None:
     examples = load_examples(data)
     _arms(arguments)  # a misspelt one is told before any model is read
     tell(arguments, "Reading the checkpoints; then one progress for all steps.")
-    is_lineage = source.suffix == ".toml" or (source / "lineage.toml").is_file()
-    parts = _lineage_parts(arguments) if is_lineage else _model_parts(arguments)
+    parts = _lineage_parts(arguments) if is_lineage(arguments.lineage) else _model_parts(arguments)
     tuning = FineTuning(
         parts.model,
         examples,

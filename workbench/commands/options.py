@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench.config import Recipe
 from workbench.errors import RunError
+from workbench.resources import is_builtin_lineage
 from workbench.text import printable
 
 
@@ -90,6 +91,12 @@ def new_file(text: str) -> Path:
     if not path.parent.is_dir():
         raise RunError(f"{path.parent}: no such folder; make it first.")
     return path
+
+
+def is_lineage(text: str) -> bool:
+    """Tell a lineage file, its folder or the name of a built-in one from a model."""
+    path = Path(text)
+    return path.suffix == ".toml" or (path / "lineage.toml").is_file() or is_builtin_lineage(text)
 
 
 def tell(arguments: Namespace, text: str) -> None:
