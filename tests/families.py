@@ -344,8 +344,7 @@ FAMILIES = [
     Family(
         "RecurrentGemma",
         {"recurrent-gemma": of("RecurrentGemmaConfig", HEADS, attention_window_size=WINDOW)},
-        "its recurrence reads padding on the left as text: refused, and answers are batched by "
-        "length",
+        "its recurrence reads padding on the left: refused, and answers are batched by length",
     ),
 ]  # fmt: skip
 

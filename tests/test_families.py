@@ -162,7 +162,9 @@ def test_padding_on_either_side_changes_nothing(name, side, make_model, make_hf,
 def test_padding_on_the_left_is_refused_where_it_would_be_read(name, make_model, tokens):
     model = make_model(name)
     batch, mask, places = padded(tokens, "left")
-    with pytest.raises(ConfigError, match="padding on the left as text; pad on the right"):
+    with pytest.raises(
+        ConfigError, match="padding on the left it computes something else; pad on the"
+    ):
         model(batch, mask)
     read = model.hf(input_ids=batch, attention_mask=mask).logits[1, places[1]]
     assert not close(read, model(tokens[1:2, : LENGTHS[1]])[0], 1e-2)
@@ -215,6 +217,17 @@ def test_batched_answers_are_those_of_each_prompt_alone(name, make_model, make_h
     assert len({*map(len, encoded)}) > 2
     assert len({*expected}) > 2
     assert [said.text for said in answer(model, prompts.prompts, max_new_tokens=5)] == expected
+
+
+def test_answers_hold_where_a_row_with_padding_is_not_a_number(make_hf, tokenizer, prompts):
+    """Eager attention in float64: a padding token sees nothing, and NaN spreads from it."""
+    model, plain = HookedModel(make_hf("bloom").double(), tokenizer), make_hf("bloom").double()
+    batch = torch.tensor([[0, 0, 9, 10], [9, 10, 11, 12]])
+    assert model.hf(input_ids=batch, attention_mask=batch.sign()).logits.isnan().any()
+    expected = [greedy(plain, encode(model, prompt).ids, 5) for prompt in prompts.prompts]
+    told = [model.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in expected]
+    assert len({*told}) > 2
+    assert [said.text for said in answer(model, prompts.prompts, max_new_tokens=5)] == told
 
 
 @every_variant
