@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1] / "workbench"
 ORDER = """
     errors text paper files journal locks turns resources states batches dropout bootstrap progress
-    config arms records fingerprints blocks models loading phases probes inputs encoding activations
-    phase_reading
+    config arms records fingerprints blocks models loading phases probes inputs chat
+    chat_formats encoding activations phase_reading
     artefacts landmarks directions drift measurement isotropic nulls significance refit aftermath
     controls losses generation judges readout interventions penalties anchors projections edits
     editing training_edits rehearsal

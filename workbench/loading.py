@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from workbench.errors import CheckpointError, ConfigError
-from workbench.models import Chat, GuestModel, HookedModel, trial_logits
+from workbench.models import Chat, GuestModel, HookedModel, Overflow, trial_logits
 
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
@@ -33,6 +33,7 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     chat: Chat | None = None,
+    overflow: Overflow = "refuse",
     tokenizer: PreTrainedTokenizerBase | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
@@ -45,6 +46,7 @@ def load_model(
         dtype: Data type of the weights; by default the checkpoint's own.
         device: Where to put it; by default a GPU if there is one.
         chat: `"builtin"`, `"tokenizer"` or `"none"`; see `HookedModel`.
+        overflow: `"refuse"` or `"truncate"` what is too long for the context; see `encode`.
         tokenizer: For a Hugging Face model in memory.
         trust_remote_code: Run code that comes with the checkpoint; only if you trust it.
 
@@ -61,9 +63,9 @@ def load_model(
     if isinstance(source, PreTrainedModel):
         if tokenizer is None:
             raise ConfigError("A model in memory needs its tokenizer: load_model(hf, tokenizer=…).")
-        return HookedModel(source, tokenizer, chat=chat)
+        return HookedModel(source, tokenizer, chat=chat, overflow=overflow)
     if hasattr(source, "hook_dict") and hasattr(source, "cfg"):
-        return GuestModel(source, chat=chat)
+        return GuestModel(source, chat=chat, overflow=overflow)
     if not isinstance(source, str | Path):
         raise ConfigError(f"Cannot load a model from {type(source).__name__}.")
     name, options = str(source), {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -84,7 +86,7 @@ def load_model(
     _check_weights(name, hf, loaded)
     _check_tokenizer(name, hf, tokenizer)
     _put(hf, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return HookedModel(hf, tokenizer, chat=chat)
+    return HookedModel(hf, tokenizer, chat=chat, overflow=overflow)
 
 
 def load_config(source: str | Path, *, revision: str | None = None) -> PretrainedConfig:

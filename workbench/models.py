@@ -26,6 +26,9 @@ from workbench.turns import turns_of
 Chat = Literal["builtin", "tokenizer", "none"]
 """How a prompt becomes a conversation: our own template, the tokenizer's, or not at all."""
 
+Overflow = Literal["refuse", "truncate"]
+"""What happens to a text of more tokens than the model reads: an error, or it is cut and told."""
+
 Hook = tuple[str | Callable[..., Any], Callable[..., Any]]
 """The name of a hook point, or what picks some, and what is called there: as in TransformerLens."""
 
@@ -64,6 +67,7 @@ class HookedModel(HookedRootModule):
         tokenizer: Its tokenizer.
         chat: How prompts become conversations. By default the tokenizer's template if it has one,
             else the built-in one.
+        overflow: What happens to texts that are too long for the context; see `encode`.
 
     Raises:
         CheckpointError: If the block list is not found, or hooking changed what the model computes.
@@ -75,9 +79,11 @@ class HookedModel(HookedRootModule):
         tokenizer: PreTrainedTokenizerBase,
         *,
         chat: Chat | None = None,
+        overflow: Overflow = "refuse",
     ) -> None:
         super().__init__()
         self.hf, self.lock = hf, turns_of(hf)
+        self.overflow: Overflow = overflow
         self.tokenizer = tokenizer
         self.chat: Chat = chat or ("tokenizer" if tokenizer.chat_template else "builtin")
         decoder_blocks = find_blocks(hf)
@@ -151,8 +157,11 @@ class HookedModel(HookedRootModule):
 class GuestModel:
     """A user's own `TransformerBridge` or `HookedTransformer`, for reading and editing only."""
 
-    def __init__(self, lens_model: Any, *, chat: Chat | None = None) -> None:
+    def __init__(
+        self, lens_model: Any, *, chat: Chat | None = None, overflow: Overflow = "refuse"
+    ) -> None:
         self.lens, self.lock = lens_model, turns_of(lens_model)
+        self.overflow: Overflow = overflow
         self.tokenizer = lens_model.tokenizer
         if self.tokenizer is None:
             raise CheckpointError("The TransformerLens model has no tokenizer: give it one first.")

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from workbench.errors import CheckpointError, ConfigError, PhaseMismatchError
 from workbench.loading import load_config, load_model
-from workbench.models import Chat, HookedModel
+from workbench.models import Chat, HookedModel, Overflow
 
 MAX_LINEAGE_BYTES = 1_000_000
 
@@ -40,6 +40,9 @@ class Lineage:
     chat: Chat | None = None
     judge: str = "rules"
     """Name of the rule that tells refusing from complying answers."""
+
+    overflow: Overflow = "refuse"
+    """What happens to texts that are too long for the model."""
 
     @classmethod
     def load(cls, path: str | Path) -> "Lineage":
@@ -106,7 +109,12 @@ class Lineage:
     def load_model(self, phase: Phase, *, device: str | None = None) -> HookedModel:
         """Load one phase; the caller drops it before loading the next."""
         model = load_model(
-            phase.model, revision=phase.revision, dtype=phase.dtype, device=device, chat=self.chat
+            phase.model,
+            revision=phase.revision,
+            dtype=phase.dtype,
+            device=device,
+            chat=self.chat,
+            overflow=self.overflow,
         )
         return model
 
@@ -142,7 +150,7 @@ def _sizes(phase: Phase) -> dict[str, Any]:
 
 
 def _lineage_from(data: dict[str, Any], path: Path) -> Lineage:
-    _known_keys(data, ("name", "chat", "judge", "roles", "phase"), str(path))
+    _known_keys(data, ("name", "chat", "judge", "overflow", "roles", "phase"), str(path))
     tables = data.get("phase", [])
     roles = data.get("roles", {})
     if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
@@ -150,15 +158,17 @@ def _lineage_from(data: dict[str, Any], path: Path) -> Lineage:
     if not isinstance(roles, dict):
         raise ConfigError(f"{path}: [roles] must be a table.")
     _known_keys(roles, ("witness", "aligned", "sibling"), f"{path} [roles]")
-    if (chat := data.get("chat")) not in (None, *get_args(Chat)):
-        raise ConfigError(f"{path}: chat = {chat!r}; it may be {', '.join(get_args(Chat))}.")
+    for key, choices in (("chat", get_args(Chat)), ("overflow", get_args(Overflow))):
+        if (value := data.get(key)) not in (None, *choices):
+            raise ConfigError(f"{path}: {key} = {value!r}; it may be {', '.join(choices)}.")
     _strings({key: data[key] for key in ("name", "judge") if key in data} | roles, str(path))
     return Lineage(
         name=data.get("name", path.parent.name),
         phases=tuple(_phase_from(table, path) for table in tables),
         roles=roles,
-        chat=chat,
+        chat=data.get("chat"),
         judge=data.get("judge", "rules"),
+        overflow=data.get("overflow", "refuse"),
     )
 
 
