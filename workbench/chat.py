@@ -98,8 +98,9 @@ def find_content(tokenizer: PreTrainedTokenizerBase, turns: Turns, prompt: str) 
     marked = [*turns[:-1], {**turns[-1], "content": PLACEHOLDER}]
     head, found, tail = render_prompt(tokenizer, marked).partition(PLACEHOLDER)
     inside = len(prompt) - len(head) - len(tail)
-    fits = prompt.startswith(head) and prompt.endswith(tail) and inside > 0
-    if not found or PLACEHOLDER in tail or not fits:
+    own = prompt[len(head) : len(head) + inside]
+    fits = prompt.startswith(head) and prompt.endswith(tail)
+    if not found or not fits or own.strip() != turns[-1]["content"].strip():
         raise ProbeError(
             "The user's own text cannot be told from what the chat template writes around it; "
             "read at another position, and shorten what is too long."
@@ -160,13 +161,15 @@ def check_characters(text: str) -> None:
 def content_tokens(
     tokenizer: PreTrainedTokenizerBase, text: str, content: tuple[int, int]
 ) -> tuple[range, range]:
-    """Return which tokens of `text` hold any of some characters of it, and which nothing else.
+    """Return which tokens of `text` hold some characters of it.
 
     Args:
         tokenizer: A fast one: only those say where in the text a token comes from.
         text: What is tokenized, without special tokens added.
-        content: The first of the characters and the first after them; blanks at the ends are left
-            out.
+        content: The first of the characters and the first after them.
+
+    Returns:
+        The tokens that hold any of them but blanks at the ends, and those that hold no others.
 
     Raises:
         ProbeError: If the tokenizer is a slow one, or no token holds any of the characters.
@@ -185,11 +188,9 @@ def content_tokens(
     holding = [i for i, (a, b) in enumerate(places) if a < b and a < stop and b > start]
     if not holding:
         raise ProbeError(f"No token of {text[:60]!r} is of the user's own text {own[:60]!r}.")
-    pure = [i for i in holding if places[i][0] >= start and places[i][1] <= stop]
-    first = holding[0]
-    return range(first, holding[-1] + 1), range(
-        *(pure[0], pure[-1] + 1) if pure else (first, first)
-    )
+    pure = [i for i, (a, b) in enumerate(places) if content[0] <= a < b <= content[1]]
+    first = pure[0] if pure else 0
+    return range(holding[0], holding[-1] + 1), range(first, first + len(pure))
 
 
 _SPECIAL: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, tuple[str, ...]]] = (

@@ -245,7 +245,7 @@ def _located(model: ReadableModel, item: Encoded, turns: Turns, text: str, room:
     return Encoded(
         ids,
         item.prompt_length - drop,
-        content=(whole.start + shift, whole.stop + shift - drop),
+        content=(whole.start + shift, min(whole.stop, max(whole.stop, pure.stop) - drop) + shift),
         cut=len(item.ids) - len(ids),
     )
 
