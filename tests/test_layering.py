@@ -19,7 +19,7 @@ ORDER = """
     updates finetune evaluation statistic runs standing archive surroundings plane grids points
     checkpoints centres grid_work ablation conditions trial background groundwork ablated_runs
     evidence blocking tradeoff comparison summary worlds calibration
-    experiment plots widgets doctor commands cli
+    experiment plots widgets footprint doctor commands cli
     __main__
 """.split()  # noqa: SIM905
 LEAVES = {"organism", "integrations"}

@@ -188,6 +188,10 @@ def read_activations(
 ) -> Float[Tensor, "layer prompt d_model"]:
     """Return the residual stream after each layer, one reading per prompt, in float32 on the CPU.
 
+    Of a model in bfloat16 the mean reading is within 2 % of the same weights' in float32, and a
+    direction between means that are 5 % apart has a cosine of at least 0.995 with float32's (tiny
+    random models of 11 architectures; the worst were 0.9 % and 0.998).
+
     Args:
         model: What `load_model` returns.
         probes: The prompts; the result has their order.
