@@ -1,6 +1,9 @@
 """Readings of the residual stream: where they are taken, and that taking them leaves no trace."""
 
+import copy
+from argparse import ArgumentTypeError
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from workbench.activations import (
     TOKENS_PER_BATCH,
+    Position,
     Reading,
     _total,
     noise_floor,
@@ -15,6 +19,7 @@ from workbench.activations import (
     read_batch,
     read_moments,
 )
+from workbench.commands.options import read_position
 from workbench.encoding import Encoded, encode
 from workbench.errors import LayerError, ProbeError
 from workbench.models import HookedModel, resid_post
@@ -158,6 +163,24 @@ def test_nothing_of_ours_waits_for_the_device_from_batch_to_batch(
     assert ("meta", True) in batches
     with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
         read_moments(model, reading, batch_size=5)
+
+
+def test_a_device_without_double_precision_is_summed_on_the_cpu(model, probes, monkeypatch):
+    mean = read_moments(model, probes).mean
+    reading = Reading.of(model, probes)
+    read = read_batch
+    monkeypatch.setattr("workbench.activations.read_batch", lambda _, *rest: read(model, *rest))
+    apple = copy.copy(model)
+    apple.cfg = replace(model.cfg, device=torch.device("mps"))
+    assert torch.equal(read_moments(apple, reading).mean, mean)
+
+
+def test_the_command_line_knows_every_position():
+    named = get_args(get_args(Position)[1])
+    assert {*POSITIONS[2:], "content_last", "content_mean"} == {*named}
+    assert [read_position(text) for text in (*named, "-3")] == [*named, -3]
+    with pytest.raises(ArgumentTypeError, match="count from the end"):
+        read_position("0")
 
 
 def test_layers_come_in_the_order_asked_for(model, splits):
