@@ -10,6 +10,15 @@ from transformers import PreTrainedModel
 from workbench.errors import CheckpointError
 
 
+class BlockHookPoints(nn.Module):
+    """The hook points of one decoder block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hook_resid_pre = HookPoint()
+        self.hook_resid_post = HookPoint()
+
+
 def find_blocks(hf: Any) -> nn.ModuleList:
     """Return the list of decoder blocks: the one as long as the config's layer count.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from workbench.files import file_hash
 from workbench.loading import load_model
-from workbench.models import Chat, HookedModel
+from workbench.models import Chat, HookedModel, Overflow
 from workbench.phases import Lineage, Phase
 
 
@@ -18,6 +18,7 @@ class Checkpoint:
     chat: Chat | None = None
     dtype: str | None = None
     device: str | None = None
+    overflow: Overflow = "refuse"
 
     @classmethod
     def of(
@@ -27,11 +28,17 @@ class Checkpoint:
         folder = Path(phase.model)
         elsewhere = (phase.revision, phase.checkpoint, phase.base, phase.tokenizer)
         known = not any(elsewhere) and (folder / "config.json").is_file()
-        return cls(folder, lineage.chat, phase.dtype, device) if known else None
+        return cls(folder, lineage.chat, phase.dtype, device, lineage.overflow) if known else None
 
     def __call__(self) -> HookedModel:
         """Load the model; errors as of `load_model`."""
-        return load_model(self.folder, chat=self.chat, dtype=self.dtype, device=self.device)
+        return load_model(
+            self.folder,
+            chat=self.chat,
+            dtype=self.dtype,
+            device=self.device,
+            overflow=self.overflow,
+        )
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of its files: what the model is, known without loading it."""

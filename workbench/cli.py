@@ -93,7 +93,7 @@ def _directions(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
         "--position",
         type=read_position,
         default=-1,
-        help="read position: −1, −2, …, prompt_mean or response_mean",
+        help="read position: −1, −2, …, prompt_mean, response_mean, content_last or content_mean",
     )
     parser.add_argument(
         "--all-probes",

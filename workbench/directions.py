@@ -253,6 +253,7 @@ def fit_between(
             "tokens_hash": aligned.tokens_hash,
             "n_prompts": len(probes),
             "position": position,
+            **({"truncated": aligned.truncated} if aligned.truncated else {}),
         },
     )
 

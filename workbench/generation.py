@@ -8,7 +8,8 @@ from itertools import groupby
 import torch
 from transformers import GenerationConfig
 
-from workbench.encoding import decode, encode, fill_token, special_token
+from workbench.chat_formats import turn_ends
+from workbench.encoding import decode, encode, fill_token, warn_of_cuts
 from workbench.errors import ConfigError
 from workbench.models import GuestModel, HookedModel, evaluation_mode
 
@@ -35,7 +36,10 @@ def answer(
     """
     if not isinstance(model, HookedModel):
         raise ConfigError("Answers need a Hugging Face model; load it by folder or hub id.")
-    encoded = [encode(model, prompt).ids for prompt in prompts]
+    room = min(max_new_tokens, model.cfg.n_ctx // 2)
+    items = [encode(model, prompt, room=room) for prompt in prompts]
+    warn_of_cuts(model, items, "Prompts")
+    encoded = [item.ids for item in items]
     rooms = [min(max_new_tokens, model.cfg.n_ctx - len(ids)) or 1 for ids in encoded]
     answers: dict[int, Answer] = {}
     with model.lock:  # all answers are of the same weights
@@ -87,11 +91,11 @@ def _answer_batch(model: HookedModel, batch: Sequence[Sequence[int]], room: int)
 
 
 def _end_tokens(model: HookedModel) -> list[int]:
-    """Tokens that end an answer: the tokenizer's, and those that the checkpoint names."""
+    """Tokens that end an answer: those that end a turn, and those that the checkpoint names."""
     named = getattr(model.hf.generation_config, "eos_token_id", None)
-    own = special_token(model.tokenizer, "eos")
-    several = [*(named if isinstance(named, list) else [named]), own]
-    return sorted({token for token in several if token is not None and token < model.cfg.d_vocab})
+    several = named if isinstance(named, list) else [named]
+    inside = {token for token in several if token is not None and token < model.cfg.d_vocab}
+    return sorted(turn_ends(model) | inside)
 
 
 @contextmanager

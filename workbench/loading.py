@@ -17,7 +17,7 @@ from transformers import (
 from workbench.adapters import Adapter, attach_adapter, has_adapter, merged_weights
 from workbench.conventions import same_but_rounding
 from workbench.errors import CheckpointError, ConfigError
-from workbench.models import Chat, GuestModel, HookedModel, trial_logits
+from workbench.models import Chat, GuestModel, HookedModel, Overflow, trial_logits
 from workbench.raw_weights import concrete_class, read_state_dict, unwrapped
 from workbench.scrutiny import check_tokenizer, check_weights, clear_errors, put, quiet
 from workbench.sources import Source, find_source, has_tokenizer, is_path
@@ -35,6 +35,7 @@ def load_model(
     device: str | torch.device | None = None,
     device_map: str | Mapping[str, Any] | None = None,
     chat: Chat | None = None,
+    overflow: Overflow = "refuse",
     trust_remote_code: bool = False,
 ) -> Any:
     """Return a model that can be read, edited and (if it is a Hugging Face one) fine-tuned.
@@ -56,6 +57,7 @@ def load_model(
         device_map: As in transformers, to spread a model over devices for reading; in place of
             `device`.
         chat: `"builtin"`, `"tokenizer"` or `"none"`; see `HookedModel`.
+        overflow: `"refuse"` or `"truncate"` what is too long for the context; see `encode`.
         trust_remote_code: Run code that comes with the checkpoint; only if you trust it.
 
     Returns:
@@ -72,9 +74,9 @@ def load_model(
     if _is_hugging_face(source):
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise ConfigError("A model in memory needs its tokenizer: load_model(hf, tokenizer=…).")
-        return HookedModel(source, tokenizer, chat=chat)
+        return HookedModel(source, tokenizer, chat=chat, overflow=overflow)
     if hasattr(source, "hook_dict") and hasattr(source, "cfg"):
-        return GuestModel(source, chat=chat)
+        return GuestModel(source, chat=chat, overflow=overflow)
     if device is not None and device_map is not None:
         raise ConfigError("Give a device or a device_map, not both.")
     found = _find(source, revision=revision, checkpoint=checkpoint, base=base)
@@ -101,7 +103,7 @@ def load_model(
             hf = attach_adapter(hf, Path(one.place), adapter=adapter if last else "merged")
     if device_map is None:
         put(hf, device)
-    return HookedModel(hf.eval(), chosen, chat=chat)
+    return HookedModel(hf.eval(), chosen, chat=chat, overflow=overflow)
 
 
 def load_config(

@@ -18,7 +18,14 @@ from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 from transformers import PreTrainedTokenizerBase
 
-from workbench.blocks import find_blocks, firing_post, firing_pre, input_device, plain_model
+from workbench.blocks import (
+    BlockHookPoints,
+    find_blocks,
+    firing_post,
+    firing_pre,
+    input_device,
+    plain_model,
+)
 from workbench.conventions import (
     check_stream,
     context_length,
@@ -33,6 +40,9 @@ from workbench.turns import turns_of
 
 Chat = Literal["builtin", "tokenizer", "none"]
 """How a prompt becomes a conversation: our own template, the tokenizer's, or not at all."""
+
+Overflow = Literal["refuse", "truncate"]
+"""What happens to a text of more tokens than the model reads: an error, or it is cut and told."""
 
 Hook = tuple[str | Callable[..., Any], Callable[..., Any]]
 """The name of a hook point, or what picks some, and what is called there: as in TransformerLens."""
@@ -51,15 +61,6 @@ class ModelConfig:
     dtype: torch.dtype
 
 
-class _BlockHookPoints(nn.Module):
-    """The hook points of one decoder block."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hook_resid_pre = HookPoint()
-        self.hook_resid_post = HookPoint()
-
-
 class HookedModel(HookedRootModule):
     """An untouched Hugging Face model with TransformerLens hook points on its residual stream.
 
@@ -73,6 +74,7 @@ class HookedModel(HookedRootModule):
         tokenizer: Its tokenizer.
         chat: How prompts become conversations. By default the tokenizer's template if it has one,
             else the built-in one.
+        overflow: What happens to texts that are too long for the context; see `encode`.
 
     Raises:
         CheckpointError: If the block list is not found, no residual stream runs through it, or
@@ -85,9 +87,11 @@ class HookedModel(HookedRootModule):
         tokenizer: PreTrainedTokenizerBase,
         *,
         chat: Chat | None = None,
+        overflow: Overflow = "refuse",
     ) -> None:
         super().__init__()
         self.hf, self.lock = hf, turns_of(hf)
+        self.overflow: Overflow = overflow
         self.tokenizer = tokenizer
         self.chat: Chat = chat or ("tokenizer" if tokenizer.chat_template else "builtin")
         decoder_blocks = find_blocks(hf)
@@ -103,7 +107,7 @@ class HookedModel(HookedRootModule):
         )
         self.places_tokens = takes_positions(plain_model(hf), hf.get_decoder())
         before = trial_logits(hf, self.cfg)
-        points = [_BlockHookPoints() for _ in decoder_blocks]
+        points = [BlockHookPoints() for _ in decoder_blocks]
         self.blocks = nn.ModuleList(points)
         for block, own in zip(decoder_blocks, points, strict=True):
             block.register_forward_pre_hook(firing_pre(own.hook_resid_pre), with_kwargs=True)
@@ -190,8 +194,11 @@ class HookedModel(HookedRootModule):
 class GuestModel:
     """A user's own `TransformerBridge` or `HookedTransformer`, for reading and editing only."""
 
-    def __init__(self, lens_model: Any, *, chat: Chat | None = None) -> None:
+    def __init__(
+        self, lens_model: Any, *, chat: Chat | None = None, overflow: Overflow = "refuse"
+    ) -> None:
         self.lens, self.lock = lens_model, turns_of(lens_model)
+        self.overflow: Overflow = overflow
         self.tokenizer = lens_model.tokenizer
         if self.tokenizer is None:
             raise CheckpointError("The TransformerLens model has no tokenizer: give it one first.")

@@ -11,9 +11,10 @@ from workbench.adapters import Adapter
 from workbench.config import Recipe
 from workbench.errors import CheckpointError, ConfigError, PhaseMismatchError
 from workbench.loading import load_config, load_model
-from workbench.models import Chat, HookedModel
+from workbench.models import Chat, HookedModel, Overflow
 from workbench.resources import builtin_lineages, is_builtin_lineage
 from workbench.series import KEYS, expand
+from workbench.tables import known_keys, place, strings
 
 MAX_LINEAGE_BYTES = 1_000_000
 NAMED = 12
@@ -59,6 +60,9 @@ class Lineage:
     chat: Chat | None = None
     judge: str = "rules"
     """Name of the rule that tells refusing from complying answers."""
+
+    overflow: Overflow = "refuse"
+    """What happens to texts that are too long for the model."""
 
     @classmethod
     def load(cls, path: str | Path) -> "Lineage":
@@ -162,6 +166,7 @@ class Lineage:
             adapter=adapter,
             device=device,
             chat=self.chat,
+            overflow=self.overflow,
         )
 
     def load_trainee(self, recipe: Recipe, *, device: str | None = None) -> HookedModel:
@@ -238,17 +243,18 @@ def _sizes(phase: Phase) -> dict[str, Any]:
 
 
 def _lineage_from(data: dict[str, Any], path: Path) -> Lineage:
-    _known_keys(data, ("name", "chat", "judge", "roles", "phase"), str(path))
+    known_keys(data, ("name", "chat", "judge", "overflow", "roles", "phase"), str(path))
     tables = data.get("phase", [])
     roles = data.get("roles", {})
     if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
         raise ConfigError(f"{path}: needs [[phase]] tables, each with name and model.")
     if not isinstance(roles, dict):
         raise ConfigError(f"{path}: [roles] must be a table.")
-    _known_keys(roles, ("witness", "aligned", "sibling"), f"{path} [roles]")
-    if (chat := data.get("chat")) not in (None, *get_args(Chat)):
-        raise ConfigError(f"{path}: chat = {chat!r}; it may be {', '.join(get_args(Chat))}.")
-    _strings({key: data[key] for key in ("name", "judge") if key in data} | roles, str(path))
+    known_keys(roles, ("witness", "aligned", "sibling"), f"{path} [roles]")
+    for key, choices in (("chat", get_args(Chat)), ("overflow", get_args(Overflow))):
+        if (value := data.get(key)) not in (None, *choices):
+            raise ConfigError(f"{path}: {key} = {value!r}; it may be {', '.join(choices)}.")
+    strings({key: data[key] for key in ("name", "judge") if key in data} | roles, str(path))
     return Lineage(
         name=data.get("name", path.parent.name),
         phases=tuple(
@@ -257,41 +263,25 @@ def _lineage_from(data: dict[str, Any], path: Path) -> Lineage:
             for table, step in expand(told, path.parent, str(path))
         ),
         roles=roles,
-        chat=chat,
+        chat=data.get("chat"),
         judge=data.get("judge", "rules"),
+        overflow=data.get("overflow", "refuse"),
     )
 
 
 def _phase_from(table: dict[str, Any], path: Path, step: int | None = None) -> Phase:
     known = [field.name for field in fields(Phase) if field.name != "step"]
-    _known_keys(table, [*known, *KEYS], f"{path} [[phase]]")
+    known_keys(table, [*known, *KEYS], f"{path} [[phase]]")
     checkpoint = table.get("checkpoint", 0)
     if type(checkpoint) is not int or checkpoint < 0:
         raise ConfigError(
             f"{path} [[phase]]: checkpoint must be a whole number, not {checkpoint!r}."
         )
     words = {key: value for key, value in table.items() if key != "checkpoint"}
-    _strings(words, f"{path} [[phase]]")
+    strings(words, f"{path} [[phase]]")
     if missing := {"name", "model"} - table.keys():
         raise ConfigError(f"{path}: a [[phase]] lacks {' and '.join(sorted(missing))}.")
     places: dict[str, Any] = {
-        key: _place(table[key], path) for key in ("model", "base", "tokenizer") if key in table
+        key: place(table[key], path) for key in ("model", "base", "tokenizer") if key in table
     }
     return Phase(**table | places, step=step)
-
-
-def _place(name: str, path: Path) -> str:
-    """A folder or file relative to the lineage file, or a hub id."""
-    beside = path.parent / name
-    return str(beside) if beside.exists() or name.startswith((".", "/")) else name
-
-
-def _known_keys(table: dict[str, Any], known: Any, where: str) -> None:
-    if unknown := sorted(set(table) - set(known)):
-        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; it may have {', '.join(known)}.")
-
-
-def _strings(table: dict[str, Any], where: str) -> None:
-    for key, value in table.items():
-        if not isinstance(value, str) or "\0" in value:
-            raise ConfigError(f"{where}: {key} must be a string, not {value!r}.")

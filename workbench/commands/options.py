@@ -39,8 +39,8 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def read_position(text: str) -> Any:
-    """Return a read position: an index from the end of the prompt, or the name of a mean."""
-    if text in ("prompt_mean", "response_mean"):
+    """Return a read position: an index from the end of the prompt, or the name of another."""
+    if text in ("prompt_mean", "response_mean", "content_last", "content_mean"):
         return text
     numbers = whole_numbers(text.replace("−", "-"))
     if len(numbers) != 1 or numbers[0] >= 0:
