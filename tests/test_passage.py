@@ -433,3 +433,12 @@ def test_without_the_aligned_phase_there_is_no_course_but_readings(copied, read,
     assert status == 2
     assert "no course: No reading of the aligned 'step32'; read that phase." in out
     assert len(Passage(tmp_path / "out").phases) == 6
+
+
+def test_where_no_phase_can_be_read_that_is_an_error_whatever_may_be_skipped(copied, read):
+    for folder in [*copied.glob("step-*"), copied / "sideways"]:
+        (folder / "config.json").unlink()
+    status, out, err = read(copied, "--skip-missing")
+    assert (status, out.splitlines()[0][-15:]) == (2, ": 0 of 7 phases")
+    assert "workbench: 7 of 7 phases could not be read (step0, step2, step4 …): " in err
+    assert "config.json" in err.splitlines()[-1]

@@ -126,6 +126,18 @@ def test_the_way_passes_by_the_sibling(means):
     np.testing.assert_allclose(course.turning[3], -1, atol=1e-9)
 
 
+def test_the_line_passes_by_the_sibling_whose_mark_stands_alone(means):
+    roles = {"witness": "step0", "aligned": "step1000", "sibling": "step10"}
+    [along] = traces(
+        plot(trace_course(means, roles, lineage="toy", steps={}, layers=LAYERS)), "along"
+    )
+    assert along.x == (0, 1, 3, 4, None, 2)
+    assert along.text == ("step0", "step1", "step100", "step1000", None, "step10")
+    np.testing.assert_allclose(
+        np.array(along.y, float)[[0, 1, 2, 3, 5]], [1, 0.5, -0.5, 0, 0], atol=1e-9
+    )
+
+
 def test_phases_that_coincide_or_are_too_few_are_refused(course, means):
     means["twin"] = means["step1"].copy()
     means["twin"][0] += 1

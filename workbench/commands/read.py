@@ -7,7 +7,7 @@ import numpy as np
 
 from workbench.commands.options import probes_file
 from workbench.course import Course
-from workbench.errors import CheckpointError, ConfigError, DegenerateDirectionError
+from workbench.errors import CheckpointError, ConfigError, DegenerateDirectionError, RunError
 from workbench.passage import Passage
 from workbench.passage_reading import read_passage
 from workbench.phases import Lineage
@@ -48,7 +48,7 @@ def run(arguments: Namespace) -> None:
         )
     print(printable(f"{arguments.out}: {len(passage.phases)} of {len(lineage.phases)} phases"))
     _show(passage)
-    if passage.missing and not arguments.skip_missing:
+    if passage.missing and not (arguments.skip_missing and passage.phases):
         names = list(passage.missing)
         raise CheckpointError(
             f"{len(names)} of {len(lineage.phases)} phases could not be read "
@@ -70,7 +70,7 @@ def _telling(tally: Tally) -> Callable[[str, str | None], None]:
 def _show(passage: Passage) -> None:
     try:
         course = passage.course()
-    except (ConfigError, DegenerateDirectionError) as error:
+    except (ConfigError, DegenerateDirectionError, RunError) as error:
         print(printable(f"no course: {error}"))
         return
     print("phase                         along   across   cosine  sibling  turning")

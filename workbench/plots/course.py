@@ -126,6 +126,13 @@ def _add_cells(figure: go.Figure, course: Course, at: Float[np.ndarray, " phase"
 def _add_curves(
     figure: go.Figure, course: Course, at: Float[np.ndarray, " phase"], layer: int | None
 ) -> None:
+    # The sibling is no stage of the way: its marks stand alone, after a gap in the line.
+    aside = [n for n, name in enumerate(course.phases) if name == course.roles.get("sibling")]
+    order = [n for n in range(len(at)) if n not in aside] + [None, *aside] * bool(aside)
+    x, texts = (
+        [None if n is None else values[n] for n in order]
+        for values in (at.tolist(), [_told(course, n) for n in range(len(at))])
+    )
     for quantity, (name, colour, symbol, row) in CURVES.items():
         values = getattr(course, quantity)
         if values is None:
@@ -133,13 +140,13 @@ def _add_curves(
         chosen = mean_defined(values) if layer is None else values[:, course.layers.index(layer)]
         unit = "" if row == 2 else " phase gaps"
         figure.add_scatter(
-            x=at.tolist(),
-            y=_plain(chosen),
+            x=x,
+            y=[None if n is None else _plain(chosen)[n] for n in order],
             mode="lines+markers" if len(at) <= MARKED else "lines",
             line={"color": colour, "width": 2, "dash": "dot" if quantity == "turning" else "solid"},
             marker={"color": colour, "symbol": symbol, "size": 6},
             name=name,
-            text=[_told(course, place) for place in range(len(at))],
+            text=texts,
             hovertemplate=f"%{{text}}, {name} %{{y:.2f}}{unit}<extra></extra>",
             meta=quantity,
             row=row,
