@@ -38,6 +38,8 @@ _EXPORTS = {
     "finetune": ("FineTuning",),
     "grids": ("AblationGrid", "stored_grids"),
     "inputs": ("Inputs",),
+    "integrations.trainer": ("ReversionCallback",),
+    "integrations.trainer_interventions": ("ReversionTrainer",),
     "judges": ("Judge",),
     "loading": ("load_model", "save_model"),
     "models": ("HookedModel",),

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from workbench.encoding import Encoded, encode, fill_token, warn_of_cuts
 from workbench.errors import ProbeError
-from workbench.models import Hook, ReadableModel, check_layers, evaluation_mode, resid_post
+from workbench.models import Hook, ReadableModel, check_layers, resid_post
+from workbench.modes import evaluation_mode
 from workbench.probes import ProbeSet
 
 Position = int | Literal["prompt_mean", "response_mean", "content_last", "content_mean"]

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformer_lens.hook_points import HookPoint
-from transformers import PreTrainedModel
 
 from workbench.errors import CheckpointError
 
@@ -41,7 +40,7 @@ def find_blocks(hf: Any) -> nn.ModuleList:
     return lists[0]
 
 
-def plain_model(hf: Any) -> PreTrainedModel:
+def plain_model(hf: Any) -> Any:
     """Return the model itself, without PEFT's around it."""
     return hf.get_base_model() if hasattr(hf, "get_base_model") else hf
 

@@ -15,7 +15,8 @@ from workbench.errors import ProbeError
 from workbench.generation import answer
 from workbench.judges import Judge, Verdict, find_judge
 from workbench.losses import response_logits, response_losses
-from workbench.models import HookedModel, evaluation_mode
+from workbench.models import HookedModel
+from workbench.modes import evaluation_mode
 from workbench.probes import ProbeSet
 from workbench.records import Estimate, Scores
 

@@ -19,5 +19,7 @@ def weights_hash(model: nn.Module) -> str:
         for name, weight in merged_weights(model):
             digest.update(f"{name}{tuple(weight.shape)}".encode())
             # Half precisions are exact in float32, so an upcast checkpoint keeps its hash.
-            digest.update(weight.float().cpu().contiguous().numpy().data)
+            # Sharded over processes (a DTensor) it is gathered, so all of them must ask.
+            whole = getattr(weight, "full_tensor", lambda kept=weight: kept)()
+            digest.update(whole.float().cpu().contiguous().numpy().data)
     return digest.hexdigest()

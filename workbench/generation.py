@@ -11,7 +11,8 @@ from transformers import GenerationConfig
 from workbench.chat_formats import turn_ends
 from workbench.encoding import decode, encode, fill_token, warn_of_cuts
 from workbench.errors import ConfigError
-from workbench.models import GuestModel, HookedModel, evaluation_mode
+from workbench.models import GuestModel, HookedModel
+from workbench.modes import evaluation_mode
 
 PROMPTS_PER_BATCH = 128
 

@@ -6,14 +6,15 @@ original weights.
 """
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 from transformers import PreTrainedTokenizerBase
@@ -36,6 +37,7 @@ from workbench.conventions import (
 )
 from workbench.errors import CheckpointError, ConfigError, LayerError
 from workbench.fingerprints import weights_hash
+from workbench.modes import evaluation_mode
 from workbench.turns import turns_of
 
 Chat = Literal["builtin", "tokenizer", "none"]
@@ -109,11 +111,28 @@ class HookedModel(HookedRootModule):
         before = trial_logits(hf, self.cfg)
         points = [BlockHookPoints() for _ in decoder_blocks]
         self.blocks = nn.ModuleList(points)
-        for block, own in zip(decoder_blocks, points, strict=True):
-            block.register_forward_pre_hook(firing_pre(own.hook_resid_pre), with_kwargs=True)
-            block.register_forward_hook(firing_post(own.hook_resid_post))
+        self._handles: list[RemovableHandle] = []
+        self.open()
         self.setup()
         self.pads_left = self._check(before)
+
+    def open(self) -> None:
+        """Put the torch hooks that fire the hook points on the blocks, if they are not there."""
+        if self._handles:
+            return
+        points = cast(Iterable[BlockHookPoints], self.blocks)
+        for block, own in zip(find_blocks(self.hf), points, strict=True):
+            before, after = firing_pre(own.hook_resid_pre), firing_post(own.hook_resid_post)
+            self._handles += [
+                block.register_forward_pre_hook(before, with_kwargs=True),
+                block.register_forward_hook(after),
+            ]
+
+    def close(self) -> None:
+        """Take the torch hooks off: the Hugging Face model is as it was before, till `open`."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
     def setup(self) -> None:
         """Name the hook points and leave the modules of the Hugging Face model alone."""
@@ -251,26 +270,6 @@ def check_layers(layers: list[int] | None, n_layers: int) -> list[int]:
     if unknown := sorted(set(layers) - set(range(n_layers))):
         raise LayerError(f"No layers {unknown} in this model; it has 0 to {n_layers - 1}.")
     return list(layers)
-
-
-@contextmanager
-def evaluation_mode(model: GuestModel | nn.Module, *, gradients: bool = False) -> Iterator[None]:
-    """Switch off dropout, gradients unless asked for, and other threads, till the mode is back."""
-    module = model.lens if isinstance(model, GuestModel) else model
-    with getattr(model, "lock", None) or turns_of(model):
-        training = [child for child in module.modules() if child.training]
-        _set_training(training, False)
-        try:
-            with torch.set_grad_enabled(gradients):
-                yield
-        finally:
-            _set_training(training, True)
-
-
-def _set_training(modules: list[nn.Module], mode: bool) -> None:
-    # Past Module.__setattr__, whose checks cost more than a small model's layer.
-    for module in modules:
-        module.__dict__["training"] = mode
 
 
 def trial_logits(hf: Any, cfg: ModelConfig) -> Float[Tensor, "batch pos vocab"]:

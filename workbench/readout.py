@@ -14,7 +14,8 @@ from workbench.directions import ReversionDirections
 from workbench.encoding import decode, encode, fill_token, special_token
 from workbench.errors import ConfigError, LayerError
 from workbench.judges import Judge, find_judge
-from workbench.models import ReadableModel, evaluation_mode, resid_post
+from workbench.models import ReadableModel, resid_post
+from workbench.modes import evaluation_mode
 from workbench.nulls import isotropic_null
 
 

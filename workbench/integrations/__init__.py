@@ -1,0 +1,1 @@
+"""The workbench inside of training loops that are not ours."""
