@@ -54,7 +54,7 @@ def test_needs_are_told_from_the_configs_alone(lineage, monkeypatch):
         "fine-tuning all weights",
         "fine-tuning with LoRA of rank 16",
     ]
-    assert lines[3].endswith("does not fit in 0.00 GB of free GPU, fits in 1.00 GB of free RAM")
+    assert lines[3].endswith("does not fit in 0.0020 GB of free GPU, fits in 1.00 GB of free RAM")
     assert lines[5].startswith(
         "of a training batch of 4096 response tokens the loss over 64 tokens"
     )

@@ -7,8 +7,7 @@ import torch
 
 from workbench.activations import TOKENS_PER_BATCH
 from workbench.footprint import LORA_RANK, TRAINING_TOKENS, Footprint, free_memory
-from workbench.loading import load_config
-from workbench.phases import Lineage, Phase
+from workbench.phases import Lineage
 from workbench.plots.paper.browser import find_browser, missing
 
 WANTED = (
@@ -49,7 +48,8 @@ def needed(lineage: Lineage) -> list[str]:
     Memory beside the weights is an estimate; see `footprint`.
     """
     lineage.check()
-    sizes = {phase.name: _footprint(phase) for phase in lineage.phases}
+    read = lineage.landmarks()  # of a series, the configs of the others would be as many requests
+    sizes = {phase.name: Footprint.of(phase.load_config(), phase.dtype) for phase in read}
     one = sizes[lineage.aligned.name]
     by_dtype: dict[torch.dtype, list[str]] = {}
     for name, size in sizes.items():
@@ -70,17 +70,13 @@ def needed(lineage: Lineage) -> list[str]:
     }
     free = free_memory()
     return [
-        f"{lineage.name}: {len(sizes)} phases of {one.parameters / 1e6:.1f}M parameters, "
+        f"{lineage.name}: {len(lineage.phases)} phases of {one.parameters / 1e6:.1f}M parameters, "
         "loaded one at a time",
         f"weights: {told}; {_gb(one.weights(torch.float32))} as float32",
         *(f"{job}; {_fits(total, free)}" for job, total in jobs.items()),
         f"of a training batch of {TRAINING_TOKENS} response tokens the loss over "
         f"{one.vocabulary} tokens of vocabulary takes {_gb(one.logits())}",
     ]
-
-
-def _footprint(phase: Phase) -> Footprint:
-    return Footprint.of(load_config(phase.model, revision=phase.revision), phase.dtype)
 
 
 def _state(size: Footprint, trained: int | None = None) -> int:
@@ -109,4 +105,4 @@ def _fits(total: int, free: dict[str, int]) -> str:
 
 
 def _gb(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"
+    return f"{count / 1e9:.{2 if count >= 1e8 else 4}f} GB"
