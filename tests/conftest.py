@@ -17,20 +17,9 @@ import pytest
 import scipy.stats  # noqa: F401
 import torch
 import transformer_lens  # noqa: F401
+from families import BLOCKS, CONFIGS, REPRESENTATIVE, SCALES
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    Gemma2Config,
-    GemmaConfig,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    Olmo2Config,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 # Results are compared bit for bit: one thread, so that sums are always taken in one order.
 torch.set_num_threads(1)
@@ -38,34 +27,6 @@ torch.set_num_threads(1)
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "User", ":", "Assistant")
 WORDS = [a + b for a in "bdfgklmnprstvz" for b in ("ako", "elu", "ina", "omi", "ura")][:57]
 VOCABULARY = [*SPECIAL, *WORDS]
-
-SIZES = dict(
-    vocab_size=len(VOCABULARY),
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    max_position_embeddings=64,
-    pad_token_id=0,
-    bos_token_id=1,
-    eos_token_id=2,
-)
-CONFIGS = {
-    "gpt2": lambda: GPT2Config(
-        vocab_size=len(VOCABULARY), n_embd=32, n_layer=3, n_head=4, n_positions=64,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    ),
-    "gpt-neox": lambda: GPTNeoXConfig(**SIZES),
-    "gpt-neox-sequential": lambda: GPTNeoXConfig(**SIZES, use_parallel_residual=False),
-    "llama-tied": lambda: LlamaConfig(**SIZES, tie_word_embeddings=True),
-    "llama-untied": lambda: LlamaConfig(**SIZES, tie_word_embeddings=False),
-    "llama-gqa": lambda: LlamaConfig(**SIZES, num_key_value_heads=2),
-    "qwen2": lambda: Qwen2Config(**SIZES, num_key_value_heads=2),
-    "qwen3": lambda: Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=8),
-    "gemma": lambda: GemmaConfig(**SIZES, num_key_value_heads=1, head_dim=8),
-    "gemma2": lambda: Gemma2Config(**SIZES, num_key_value_heads=2, head_dim=8),
-    "olmo2": lambda: Olmo2Config(**SIZES, num_key_value_heads=2),
-}  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
@@ -89,9 +50,9 @@ def tokenizer(tmp_path_factory):
     return AutoTokenizer.from_pretrained(folder)
 
 
-@pytest.fixture(scope="session", params=CONFIGS)
+@pytest.fixture(scope="session", params=REPRESENTATIVE)
 def architecture(request):
-    """Every architecture that we say is supported."""
+    """Architectures that stand for all; test_families.py has every one."""
     return request.param
 
 
@@ -103,6 +64,7 @@ def make_hf():
         config = CONFIGS[architecture]()
         for key, value in overrides.items():
             setattr(config, key, value)
+        scale = SCALES.get(architecture, 10)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             hf = AutoModelForCausalLM.from_config(config)
@@ -112,7 +74,7 @@ def make_hf():
                     if parameter.ndim == 1:
                         parameter += 0.3 * torch.randn_like(parameter)
                     else:
-                        parameter *= 10
+                        parameter *= scale
         return hf.eval()
 
     return make
@@ -141,8 +103,7 @@ def blocks_of():
     """Return the decoder blocks of a Hugging Face model, by the names that we know them under."""
 
     def find(hf):
-        known = {"transformer.h", "gpt_neox.layers", "model.layers"}
-        return next(module for name, module in hf.named_modules() if name in known)
+        return next(module for name, module in hf.named_modules() if name in BLOCKS)
 
     return find
 
@@ -154,14 +115,14 @@ def plain_stream(blocks_of):
     def read(hf, ids, mask=None):
         seen = []
 
-        def keep_input(block, args):  # noqa: ARG001
-            seen.append(args[0])
+        def keep_input(block, args, kwargs):  # noqa: ARG001
+            seen.append(args[0] if args else kwargs["hidden_states"])
 
         def keep(block, args, out):  # noqa: ARG001
             seen.append(out[0] if isinstance(out, tuple) else out)
 
         blocks = blocks_of(hf)
-        handles = [blocks[0].register_forward_pre_hook(keep_input)]
+        handles = [blocks[0].register_forward_pre_hook(keep_input, with_kwargs=True)]
         handles += [block.register_forward_hook(keep) for block in blocks]
         hf(input_ids=ids, attention_mask=mask, use_cache=False)
         for handle in handles:

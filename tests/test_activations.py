@@ -1,19 +1,28 @@
 """Readings of the residual stream: where they are taken, and that taking them leaves no trace."""
 
+import copy
+from argparse import ArgumentTypeError
+from dataclasses import replace
+from typing import get_args
+
 import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from workbench.activations import (
     TOKENS_PER_BATCH,
+    Position,
     Reading,
+    _total,
     noise_floor,
     read_activations,
     read_batch,
     read_moments,
 )
+from workbench.commands.options import read_position
 from workbench.encoding import Encoded, encode
 from workbench.errors import LayerError, ProbeError
+from workbench.models import HookedModel, resid_post
 from workbench.probes import Probe, ProbeSet
 
 pytestmark = pytest.mark.transformer_lens_3
@@ -103,6 +112,75 @@ def test_the_noise_floor_is_small_and_sees_another_model(model, make_model, prob
     assert floor.shape == (3,)
     assert (floor < 1e-6 * acts.norm(dim=-1).mean()).all()
     assert (noise_floor(make_model(seed=1), reading, acts, [0, 1, 2]) > 0.1).all()
+
+
+BF16_ERROR, BF16_COSINE = 0.02, 0.995
+"""As the docstring of `read_activations` says."""
+
+
+def test_bfloat16_reads_what_float32_reads_to_a_known_tolerance(
+    architecture, make_hf, tokenizer, probes
+):
+    def means(dtype, shift):
+        hf = make_hf(architecture, seed=3).to(torch.bfloat16)  # the same weights in both
+        with torch.no_grad():
+            hf.get_input_embeddings().weight += shift.to(torch.bfloat16)
+        return read_moments(HookedModel(hf.to(dtype), tokenizer, chat="builtin"), probes).mean
+
+    shift = torch.randn(32, generator=torch.Generator().manual_seed(1))
+    single, half = (
+        [means(dtype, size * shift) for size in (0.0, 0.02)]
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    error = (half[0] - single[0]).norm(dim=-1) / single[0].norm(dim=-1)
+    cosine = torch.cosine_similarity(half[1] - half[0], single[1] - single[0], dim=-1)
+    gap = (single[1] - single[0]).norm(dim=-1) / single[0].norm(dim=-1)
+    assert gap.min() > 0.05
+    assert 0 < error.max() < BF16_ERROR
+    assert cosine.min() > BF16_COSINE
+
+
+@pytest.mark.parametrize("position", [*POSITIONS, "content_last", "content_mean"])
+def test_nothing_of_ours_waits_for_the_device_from_batch_to_batch(
+    make_model, probes, position, monkeypatch
+):
+    model = make_model()
+    reading = Reading.of(model, probes, position)
+    model.cfg = replace(model.cfg, device=torch.device("meta"))
+    batches = []
+
+    def fire(tokens, mask):
+        batches.append((tokens.device.type, mask is not None))
+        for layer in range(3):
+            model.hook_dict[resid_post(layer)](torch.empty(*tokens.shape, 32, device="meta"))
+
+    # Transformers itself looks at its masks once a forward, so that the blocks stay out of this.
+    monkeypatch.setattr(model, "run_decoder", fire)
+    # Whatever asks a meta tensor for its numbers fails.
+    total = _total(model, reading, [0, 1, 2], batch_size=5)
+    assert (total.device.type, total.dtype, total.shape) == ("meta", torch.float64, (3, 32))
+    assert len(batches) == 7
+    assert ("meta", True) in batches
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        read_moments(model, reading, batch_size=5)
+
+
+def test_a_device_without_double_precision_is_summed_on_the_cpu(model, probes, monkeypatch):
+    mean = read_moments(model, probes).mean
+    reading = Reading.of(model, probes)
+    read = read_batch
+    monkeypatch.setattr("workbench.activations.read_batch", lambda _, *rest: read(model, *rest))
+    apple = copy.copy(model)
+    apple.cfg = replace(model.cfg, device=torch.device("mps"))
+    assert torch.equal(read_moments(apple, reading).mean, mean)
+
+
+def test_the_command_line_knows_every_position():
+    named = get_args(get_args(Position)[1])
+    assert {*POSITIONS[2:], "content_last", "content_mean"} == {*named}
+    assert [read_position(text) for text in (*named, "-3")] == [*named, -3]
+    with pytest.raises(ArgumentTypeError, match="count from the end"):
+        read_position("0")
 
 
 def test_layers_come_in_the_order_asked_for(model, splits):

@@ -20,7 +20,7 @@ from workbench.surroundings import Surroundings
 
 COMMANDS = (
     "demo", "directions", "finetune", "experiment", "evaluate", "report", "organism", "doctor",
-    "calibrate", "lab",
+    "calibrate", "convert", "lab",
 )  # fmt: skip
 
 
@@ -168,6 +168,24 @@ def test_interventions_compose_and_controls_are_set_up(call, inputs_folder, tmp_
     call("finetune", inputs_folder, "--out", tmp_path / "all", *SMALL, "--intervention", names,
          "--resume")  # fmt: skip
     assert contents(run.folder) == resumed
+
+
+def test_finetune_through_an_adapter_is_stored_as_such_and_keeps_a_whole_model(
+    call, inputs_folder, tmp_path
+):
+    out = tmp_path / "run"
+    options = ("--steps", 3, "--learning-rate", 1e-3, "--lora", 2, "--out", out)
+    call("finetune", inputs_folder, *options, "--save-model")
+    config = Run(out).info["config"]
+    assert config["recipe"]["lora"] == 2
+    assert config["adapter"]["layers"] == 12
+    assert call("finetune", inputs_folder, *options, "--save-model", "--resume").count("3 steps")
+    kept = load_model(out / "model", device="cpu")
+    assert kept.fingerprint() != config["model"]
+    assert {name for name, _ in kept.hf.named_parameters()} == {
+        name for name, _ in load_model(Inputs.beside(inputs_folder).load().lineage.aligned.model)
+        .hf.named_parameters()
+    }  # fmt: skip
 
 
 def test_finetune_of_a_model_alone_measures_nothing(call, inputs_folder, tmp_path):

@@ -1,5 +1,6 @@
 """The doctor says what is there and, for what is not, how to get it."""
 
+from dataclasses import replace
 from importlib import metadata
 
 import pytest
@@ -44,9 +45,24 @@ def test_without_a_gpu_the_threads_are_told(monkeypatch):
 def test_needs_are_told_from_the_configs_alone(lineage, monkeypatch):
     monkeypatch.setattr(torch, "load", None)
     monkeypatch.setattr("safetensors.safe_open", None)
+    monkeypatch.setattr(doctor, "free_memory", lambda: {"GPU": 2 * 10**6, "RAM": 10**9})
     lines = needed(lineage)
     assert lines[0].startswith("planted: 4 phases of 0.")
-    assert [line.split(":")[0] for line in lines[1:]] == [
-        "reading one phase in float32",
+    assert [line.split(":")[0].split(" (")[0] for line in lines[1:5]] == [
+        "weights",
+        "reading one phase",
         "fine-tuning all weights",
+        "fine-tuning with LoRA of rank 16",
     ]
+    assert lines[3].endswith("does not fit in 0.0020 GB of free GPU, fits in 1.00 GB of free RAM")
+    assert lines[5].startswith(
+        "of a training batch of 4096 response tokens the loss over 64 tokens"
+    )
+
+
+def test_phases_of_several_precisions_are_told_apart(lineage):
+    first, *others = lineage.phases
+    mixed = replace(lineage, phases=(replace(first, dtype="bfloat16"), *others))
+    told = needed(mixed)[1]
+    assert "as bfloat16 (pretrained)" in told
+    assert "as float32 (helpful, aligned, sibling)" in told

@@ -10,7 +10,8 @@ from workbench.edits import ablate, cap, steer
 from workbench.encoding import encode
 from workbench.errors import ConfigError, LayerError
 from workbench.generation import answer
-from workbench.models import HookedModel, evaluation_mode, resid_post
+from workbench.models import HookedModel, resid_post
+from workbench.modes import evaluation_mode
 
 pytestmark = pytest.mark.transformer_lens_3
 

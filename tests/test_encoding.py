@@ -5,7 +5,14 @@ import copy
 import pytest
 import torch
 
-from workbench.encoding import encode, encode_example, encode_text, fill_token, pad
+from workbench.encoding import (
+    encode,
+    encode_example,
+    encode_examples,
+    encode_text,
+    fill_token,
+    pad,
+)
 from workbench.errors import ProbeError
 
 TEMPLATE = (
@@ -79,7 +86,7 @@ def test_plain_text_is_predicted_after_its_first_token(model):
 
 
 def test_what_is_longer_than_the_context_is_refused_and_what_fits_is_not(model):
-    frame = len(encode(model, "").ids)
+    frame = len(encode(model, "bako").ids) - 1
     assert len(encode(model, "bako " * (64 - frame)).ids) == 64
     with pytest.raises(ProbeError, match=r"65 tokens in 'bako bako.*reads 64.*shorten it"):
         encode(model, "bako " * (65 - frame))
@@ -94,6 +101,33 @@ def test_an_example_is_a_pair_or_two_messages_or_a_text(model):
     turns = [{"role": "user", "content": "bako"}, {"role": "assistant", "content": "fina"}]
     assert encode_example(model, {"messages": turns}) == pair == encode(model, "bako", "fina")
     assert encode_example(model, {"text": "bako"}) == encode_text(model, "bako")
+
+
+def test_several_turns_of_the_builtin_format_are_exchanges_that_each_end(model):
+    said = [("system", "sura"), *[("user", "bako"), ("assistant", "fina")] * 2]
+    turns = [{"role": role, "content": content} for role, content in said]
+    item = encode_example(model, {"messages": turns})
+    exchange = "User : bako Assistant : fina </s>"
+    expected = f"<s> System : sura {exchange} {exchange}".replace("System", "<unk>")
+    assert " ".join(words(model, item.ids)) == expected
+    assert words(model, item.ids[item.prompt_length :]) == ["fina", "</s>"]
+
+
+def test_without_a_chat_format_there_are_no_turns(make_model):
+    turns = [{"role": role, "content": "bako"} for role in ("system", "user", "assistant")]
+    with pytest.raises(ProbeError, match="'none' has one prompt and no turns; use 'builtin'"):
+        encode_example(make_model(chat="none"), {"messages": turns})
+
+
+def test_an_example_that_is_too_long_is_cut_and_told(make_model):
+    model = make_model()
+    model.overflow = "truncate"
+    rows = [{"text": "bako " * 70}, {"prompt": "bako", "response": "fina"}]
+    with pytest.warns(UserWarning, match=r"Examples: 1 of 2 are longer than the 64 .* by 8 tokens"):
+        long, short = encode_examples(model, rows, "Example")
+    assert (len(long.ids), long.cut, short.cut) == (64, 8, 0)
+    with pytest.raises(ProbeError, match="Example 0: 72 tokens"):
+        encode_examples(make_model(), rows, "Example")
 
 
 USER, ASSISTANT = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}

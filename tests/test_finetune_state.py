@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from workbench.errors import ConfigError
-from workbench.finetune import state_from_bytes, state_to_bytes
 from workbench.penalties import Block, Push
+from workbench.updates import state_from_bytes, state_to_bytes
 
 
 def same_drift(one, other):

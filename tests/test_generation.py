@@ -87,6 +87,39 @@ def test_an_end_of_turn_that_only_the_checkpoint_names_ends_an_answer_too(own_mo
     assert said.text == text(own_model, going_on[: going_on.index(going_on[3])])
 
 
+def test_the_end_of_turn_of_the_chat_template_ends_an_answer_too(own_model, prompts):
+    own_model.chat = "tokenizer"
+    own_model.tokenizer = own = copy.deepcopy(own_model.tokenizer)
+    own_model.hf.generation_config.eos_token_id = None
+    turn = "{% for m in messages %}{{ m.content }} {{ '%s' if m.role == 'assistant' }} {% endfor %}"
+    own.chat_template = turn.replace("%s", "kila")
+    for prompt in prompts:
+        going_on = greedy(own_model, prompt, 8, ends=())
+        word = own.convert_ids_to_tokens(going_on[3])
+        if word not in prompt:
+            break
+    own.chat_template = turn.replace("%s", word)
+    (said,) = answer(own_model, [prompt], max_new_tokens=8)
+    assert said.text == text(own_model, going_on)  # a plain word of the template ends nothing
+    own.add_special_tokens({"additional_special_tokens": [word]})
+    (said,) = answer(own_model, [prompt], max_new_tokens=8)
+    assert said.finished
+    assert said.text == text(own_model, going_on[: going_on.index(going_on[3])])
+
+
+def test_a_prompt_that_is_cut_leaves_room_for_an_answer(own_model, sentence):
+    own_model.overflow = "truncate"
+    with pytest.warns(UserWarning, match="Prompts: 1 of 1 are longer than the 64 tokens"):
+        (said,) = answer(own_model, [sentence(1, words=80)], max_new_tokens=9)
+    ids = list(encode(own_model, sentence(1, words=80), room=9).ids)
+    assert len(ids) == 55
+    with torch.no_grad():
+        for _ in range(9):
+            ids.append(int(own_model.hf(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    assert END not in ids[55:]
+    assert said.text == text(own_model, ids[55:])
+
+
 def test_sampling_defaults_of_the_checkpoint_do_not_touch_greedy_answers(own_model, prompts):
     before = answer(own_model, prompts, max_new_tokens=12)
     own_model.hf.generation_config = GenerationConfig(

@@ -16,7 +16,8 @@ from workbench.errors import CheckpointError, ConfigError
 from workbench.finetune import FineTuning
 from workbench.judges import Judge
 from workbench.loading import load_model
-from workbench.models import GuestModel, evaluation_mode, resid_post
+from workbench.models import GuestModel, resid_post
+from workbench.modes import evaluation_mode
 from workbench.readout import read_vocabulary
 
 pytestmark = pytest.mark.transformer_lens_3

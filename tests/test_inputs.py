@@ -121,13 +121,16 @@ def test_task_prompts_that_are_trained_on_are_refused(folder):
 
 
 @pytest.mark.parametrize("kept", ["probes", "harmful", "benign"])
-@pytest.mark.parametrize("form", ["prompt", "messages"])
+@pytest.mark.parametrize("form", ["prompt", "messages", "several turns"])
 def test_no_prompt_that_is_measured_on_may_be_trained_on(folder, kept, form):
     leaked = next(
         row["prompt"] for row in read_lines(folder / f"{kept}.jsonl") if row.get("kind") != "benign"
     )
     turns = [{"role": "user", "content": leaked}, {"role": "assistant", "content": "belu"}]
     row = {"messages": turns} if form == "messages" else {"prompt": leaked, "response": "belu"}
+    if form == "several turns":
+        told = {"role": "system", "content": "belu"}
+        row = {"messages": [told, {"role": "user", "content": "belu"}, turns[1], *turns]}
     write_lines(folder / "finetune.jsonl", [*read_lines(folder / "finetune.jsonl"), row])
     with pytest.raises(ProbeError, match=rf"{kept}\.jsonl: 1 prompts are also trained on in"):
         Inputs.beside(folder).load()

@@ -10,17 +10,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "workbench"
 ORDER = """
-    errors text paper files journal locks turns resources states batches dropout bootstrap progress
-    config arms records fingerprints blocks models loading phases probes inputs encoding activations
-    phase_reading
-    artefacts landmarks directions drift measurement isotropic nulls significance refit aftermath
-    controls losses generation judges readout interventions penalties anchors projections edits
-    editing training_edits rehearsal
-    updates finetune evaluation statistic runs standing archive surroundings plane grids points
-    checkpoints centres grid_work ablation conditions trial background groundwork ablated_runs
-    evidence blocking tradeoff comparison summary worlds calibration
-    experiment plots widgets doctor commands cli
-    __main__
+    errors text paper files journal locks turns resources states batches dropout bootstrap
+    progress config arms records tables series adapters fingerprints blocks conventions modes models
+    hub sources raw_weights scrutiny loading phases probes inputs chat chat_formats encoding
+    activations phase_reading artefacts landmarks directions vectors exchange drift measurement
+    isotropic nulls significance refit aftermath controls losses generation judges readout
+    interventions penalties anchors projections edits editing training_edits rehearsal updates
+    finetune evaluation statistic runs standing archive surroundings course passage
+    passage_reading plane grids points checkpoints centres grid_work ablation conditions trial
+    background groundwork ablated_runs evidence blocking tradeoff comparison summary worlds
+    calibration experiment plots widgets footprint doctor commands cli __main__
 """.split()  # noqa: SIM905
 LEAVES = {"organism", "integrations"}
 """They import anything; they are imported only inside functions, when somebody asks for them."""
@@ -97,7 +96,8 @@ def test_the_package_imports_nothing_heavy():
 
 
 LIGHT = """
-    records config arms nulls significance calibration runs standing archive surroundings grids
+    records config arms series nulls significance calibration runs standing archive surroundings
+    course passage grids
     evidence blocking tradeoff comparison summary plots widgets
 """.split()  # noqa: SIM905
 

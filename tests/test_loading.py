@@ -125,7 +125,7 @@ def test_a_folder_without_a_part_says_which_and_what_to_do(folder, missing, mess
 def test_a_folder_that_is_not_there_is_refused_without_asking_the_hub(tmp_path):
     assert "no such folder" in refusal(tmp_path / "nowhere")
     assert "no such folder" in refusal("./nowhere")
-    assert "check the name" in refusal("nobody/no-such-model")
+    assert "HF_HUB_OFFLINE is set" in refusal("nobody/no-such-model")
 
 
 def test_truncated_weights_are_called_damaged(folder):
@@ -161,7 +161,7 @@ def test_weights_and_config_that_do_not_belong_together_are_refused(folder):
 )
 def test_a_config_that_makes_no_sense_is_refused(folder, spoilt):
     (folder / "config.json").write_text(spoilt)
-    assert "the model cannot be loaded; check the name, or copy the files again" in refusal(folder)
+    assert "config.json" in refusal(folder)
 
 
 @pytest.mark.parametrize("spoilt", ["", "{", "[]", '{"model": {}}'])

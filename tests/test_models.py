@@ -8,11 +8,8 @@ from torch.nn import functional
 
 from workbench.errors import CheckpointError, LayerError
 from workbench.fingerprints import weights_hash
-from workbench.models import (
-    check_layers,
-    evaluation_mode,
-    resid_post,
-)
+from workbench.models import check_layers, resid_post
+from workbench.modes import evaluation_mode
 
 pytestmark = pytest.mark.transformer_lens_3
 

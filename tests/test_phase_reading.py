@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from workbench.directions import fit_between
-from workbench.errors import ConfigError, PhaseMismatchError
+from workbench.checkpoints import Checkpoint
+from workbench.directions import fit_between, fit_directions
+from workbench.errors import ConfigError, PhaseMismatchError, ProbeError
 from workbench.finetune import FineTuning
 from workbench.penalties import Block
 from workbench.phase_reading import PhaseReading
+from workbench.probes import ProbeSet
 
 
 def test_phases_that_see_other_tokens_are_not_compared(lineage, splits):
@@ -35,3 +37,15 @@ def test_two_interventions_of_one_name_are_refused(aligned_model, directions, sp
     block = Block(directions, strength=1.0, probes=splits[1])
     with pytest.raises(ConfigError, match="Two interventions are called 'block'"):
         FineTuning(aligned_model, examples, intervention=[block, replace(block, strength=2.0)])
+
+
+def test_prompts_that_are_cut_are_counted_in_what_directions_are_made_from(lineage, sentence):
+    probes = ProbeSet.from_prompts([sentence(1), sentence(2, words=80), sentence(3)])
+    with pytest.raises(ProbeError, match="85 tokens"):
+        fit_directions(lineage, probes)
+    cutting = replace(lineage, overflow="truncate")
+    assert Checkpoint.of(cutting, cutting.aligned)().overflow == "truncate"
+    with pytest.warns(UserWarning, match="Probes: 1 of 3 are longer than the 64 tokens"):
+        assert fit_directions(cutting, probes).provenance["truncated"] == 1
+    fitting = ProbeSet.from_prompts([sentence(1), sentence(3)])
+    assert "truncated" not in fit_directions(cutting, fitting).provenance

@@ -66,6 +66,7 @@ def test_relative_models_are_relative_to_the_file_and_hub_ids_stay(lineage_file,
     lineage = Lineage.load(lineage_file)
     assert lineage.witness.model == str(lineage_file.parent / "helpful")
     assert lineage.chat == "builtin"
+    assert lineage.overflow == lineage.load_model(lineage.aligned).overflow == "refuse"
     assert lineage.sibling.name == "sibling"
     assert lineage.load_model(lineage.aligned).cfg.n_layers == 3
 
@@ -91,6 +92,7 @@ def test_a_missing_relative_folder_is_not_taken_for_a_hub_id(tmp_path):
         ('model = "org/aligned"', 'model = "a\\u0000b"', "model must be a string"),
         ('witness = "helpful"', "witness = 3", "witness must be a string"),
         ('name = "toy"', 'chat = "yes"', "'yes'; it may be builtin, tokenizer, none"),
+        ('name = "toy"', 'overflow = "cut"', "overflow = 'cut'; it may be refuse, truncate"),
         ('name = "toy"', "judge = 3", "judge must be a string"),
         ("[roles]", "[roles", "not a TOML file"),
         ("[roles]", "roles = 3\n[other]", "unknown key 'other'"),

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from workbench import progress
-from workbench.progress import Progress
+from workbench.progress import Progress, Tally
 
 
 def test_plain_lines_tell_steps_run_and_alignment_but_not_too_often(capsys):
@@ -55,3 +55,28 @@ def test_a_hostile_run_name_is_inert(capsys):
     with Progress(4) as told:
         told("a\x1b[2J\nb", 1, None)
     assert capsys.readouterr().err == "1/4 steps, a [2J b at 1\n"
+
+
+def test_a_tally_tells_how_many_of_how_many_but_not_too_often(capsys):
+    with Tally(3, "phase") as tally:
+        for name in ("a\x1b[2J", "b", "c"):
+            tally(name)
+        tally.tell("b is\nleft out")
+    assert capsys.readouterr().err == "1/3 phases, a [2J\nb is left out\n"
+
+
+def test_a_quiet_tally_says_nothing(capsys):
+    with Tally(3, "phase", quiet=True) as tally:
+        tally("a")
+        tally.tell("b is left out")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_tally_on_a_terminal_is_one_bar_that_is_gone_afterwards(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Tally(2, "phase") as tally:
+        tally("a")
+        tally("b")
+        assert (tally.bar.n, tally.bar.desc) == (2, "b")
+    *_, left = capsys.readouterr().err.removesuffix("\r").split("\r")
+    assert left.isspace()

@@ -204,15 +204,21 @@ def test_examples_that_cannot_be_encoded_are_refused(model, tune, safety, exampl
         tune(model, intervention=Rehearse(0.5, [*safety, example]))
 
 
-@pytest.mark.parametrize("form", ["examples", "messages", "probes"])
+@pytest.mark.parametrize("form", ["examples", "messages", "several turns", "probes"])
 def test_prompts_that_are_measured_too_are_refused(
     aligned_model, tune, splits, directions, safety, form
 ):
     prompt = splits[2].prompts[0]
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": "bako"}]
+    safety_turns = [
+        {"role": "system", "content": "bako"},
+        {**turns[0], "content": "bako"},
+        turns[1],
+    ]
     leaking = {
         "examples": {"examples": [*safety, {"prompt": prompt, "response": "bako"}]},
         "messages": {"examples": [*safety, {"messages": turns}]},
+        "several turns": {"examples": [*safety, {"messages": [*safety_turns, *turns]}]},
         "probes": {"probes": splits[2]},
     }[form]
     measured = {"probes": splits[2], "directions": directions}

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from workbench.anchors import Anchor
-from workbench.finetune import state_from_bytes, state_to_bytes
 from workbench.penalties import Block
 from workbench.probes import ProbeSet
 from workbench.projections import ProjectGradient
 from workbench.rehearsal import Rehearse
+from workbench.updates import state_from_bytes, state_to_bytes
 
 pytestmark = pytest.mark.transformer_lens_3
 

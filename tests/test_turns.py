@@ -13,7 +13,7 @@ from workbench.editing import intervene
 from workbench.edits import steer
 from workbench.evaluation import evaluate_answers
 from workbench.generation import answer
-from workbench.models import evaluation_mode
+from workbench.modes import evaluation_mode
 from workbench.turns import Turns, turns_of
 
 PATIENCE = 20.0

@@ -96,7 +96,7 @@ def sources_of_run(run: Run, lineage: Lineage, *, device: str | None = None) -> 
     on_disk = Checkpoint.of(lineage, aligned, device=device)
     return {
         "aligned": on_disk or (lambda: lineage.load_model(aligned, device=device)),
-        "fine-tuned": Checkpoint(folder, lineage.chat, aligned.dtype, device),
+        "fine-tuned": Checkpoint(folder, lineage.chat, aligned.dtype, device, lineage.overflow),
     }
 
 

@@ -10,14 +10,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from workbench.encoding import Encoded, encode, fill_token
+from workbench.encoding import Encoded, encode, fill_token, warn_of_cuts
 from workbench.errors import ProbeError
-from workbench.models import Hook, ReadableModel, check_layers, evaluation_mode, resid_post
+from workbench.models import Hook, ReadableModel, check_layers, resid_post
+from workbench.modes import evaluation_mode
 from workbench.probes import ProbeSet
 
-Position = int | Literal["prompt_mean", "response_mean"]
-"""Where a prompt is read: an index from its end (−1 is the last prompt token, whose logits choose
-the first response token), or the mean over its prompt or its teacher-forced response tokens."""
+Position = int | Literal["prompt_mean", "response_mean", "content_last", "content_mean"]
+"""Where a prompt is read.
+
+An index from its end: −1 is the last prompt token, whose logits choose the first response token;
+with a chat template that is the last token of what the template writes to ask for an answer, such
+as the line break of `assistant\\n`. The mean over its prompt, a template's tokens included, or over
+its teacher-forced response tokens, the end of turn included. The last token of the user's own text,
+before what a template writes after it, or the mean over that text: in tokens that hold any of its
+characters."""
 
 TOKENS_PER_BATCH = 8192
 
@@ -50,11 +57,13 @@ class Reading:
             ProbeError: If a prompt is too short for the position or lacks the response to read.
         """
         with_response = position == "response_mean"
+        own = position in ("content_last", "content_mean")
         encoded = []
         for probe in probes.probes:
             if with_response and probe.response is None:
                 raise ProbeError(f"No response to read at in probe {probe.prompt[:60]!r}.")
-            item = encode(model, probe.prompt, probe.response if with_response else None)
+            response = probe.response if with_response else None
+            item = encode(model, probe.prompt, response, locate=own)
             if isinstance(position, int) and not -item.prompt_length <= position <= -1:
                 raise ProbeError(
                     f"Position {position} is not in the {item.prompt_length} tokens of "
@@ -63,15 +72,24 @@ class Reading:
             encoded.append(item)
         if not encoded:
             raise ProbeError("A probe set needs at least one prompt.")
+        warn_of_cuts(model, encoded, "Probes")
         return cls(tuple(encoded), position, fill_token(model))
 
     def __len__(self) -> int:
         """Return the number of prompts."""
         return len(self.encoded)
 
+    @property
+    def truncated(self) -> int:
+        """Number of prompts that were cut because the model's context has no room for them."""
+        return sum(item.cut > 0 for item in self.encoded)
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of the token ids and read positions: what the model really sees."""
-        seen = [(item.ids, item.prompt_length) for item in self.encoded]
+        seen = [
+            (item.ids, item.prompt_length, *([item.content] if item.content else []))
+            for item in self.encoded
+        ]
         return hashlib.sha256(repr((seen, self.position)).encode()).hexdigest()
 
     def batches(self, batch_size: int | None = None) -> Iterator[list[int]]:
@@ -91,39 +109,44 @@ class Reading:
             yield batch
 
     @cached_property
-    def _table(self) -> tuple[Int[Tensor, "prompt pos"], Int[Tensor, " prompt"]]:
-        """All prompts padded to the longest, and their lengths; batches are cut from it."""
+    def _table(self) -> Int[Tensor, "prompt pos"]:
+        """All prompts padded to the longest; batches are cut from it."""
         longest = max(len(item.ids) for item in self.encoded)
         rows = [[*item.ids, *[self.fill] * (longest - len(item.ids))] for item in self.encoded]
-        return torch.tensor(rows), torch.tensor([len(item.ids) for item in self.encoded])
+        return torch.tensor(rows)
 
     def tokens(
         self, indices: Sequence[int], device: torch.device
     ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"] | None]:
         """Return right-padded tokens of some prompts and, where any is padded, their mask."""
-        table, lengths = self._table
-        chosen = lengths[indices]
-        longest = int(chosen.max())
-        tokens = table[indices, :longest].to(device)
-        if int(chosen.min()) == longest:
+        lengths = [len(self.encoded[index].ids) for index in indices]
+        tokens = _sent(self._table[indices, : max(lengths)], device)
+        if min(lengths) == max(lengths):
             return tokens, None
-        return tokens, (torch.arange(longest)[None] < chosen[:, None]).long().to(device)
+        mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+        return tokens, _sent(mask.long(), device)
 
-    def weights(
-        self, indices: Sequence[int], width: int, device: torch.device
-    ) -> Float[Tensor, "batch pos"]:
-        """Return, for a padded batch of `width` tokens, what each token counts in the reading."""
+    def columns(self, indices: Sequence[int]) -> Int[Tensor, " batch"] | None:
+        """Return the token at which each of some prompts is read; None if a mean is."""
+        items = [self.encoded[index] for index in indices]
+        if isinstance(self.position, int):
+            return torch.tensor([item.prompt_length + self.position for item in items])
+        if self.position == "content_last":
+            return torch.tensor([_content(item).stop - 1 for item in items])
+        return None
+
+    def weights(self, indices: Sequence[int], width: int) -> Float[Tensor, "batch pos"]:
+        """Return, for a padded batch of `width` tokens, what each token counts in a mean."""
         weights = torch.zeros(len(indices), width)
         for row, index in enumerate(indices):
             item = self.encoded[index]
-            if isinstance(self.position, int):
-                weights[row, item.prompt_length + self.position] = 1.0
-            elif self.position == "prompt_mean":
-                weights[row, : item.prompt_length] = 1.0 / item.prompt_length
-            else:
-                length = len(item.ids) - item.prompt_length
-                weights[row, item.prompt_length : len(item.ids)] = 1.0 / length
-        return weights.to(device)
+            places = {
+                "prompt_mean": range(item.prompt_length),
+                "response_mean": range(item.prompt_length, len(item.ids)),
+                "content_mean": _content(item),
+            }[str(self.position)]
+            weights[row, places.start : places.stop] = 1.0 / len(places)
+        return weights
 
 
 def read_batch(
@@ -131,30 +154,30 @@ def read_batch(
 ) -> Float[Tensor, "layer batch d_model"]:
     """Return the residual stream of some prompts at the read position; gradients flow through.
 
-    Only the read position of each layer is kept: memory does not grow with prompt length.
+    Only the read position of each layer is kept: memory does not grow with prompt length. Nothing
+    here waits for the device.
     """
     device = model.cfg.device
     tokens, mask = reading.tokens(indices, device)
-    rows = torch.arange(len(indices), device=device)
-    if isinstance(reading.position, int):
-        lengths = [reading.encoded[index].prompt_length for index in indices]
-        columns = torch.tensor(lengths, device=device) + reading.position
+    if (places := reading.columns(indices)) is not None:
+        columns, rows = _sent(places, device), torch.arange(len(indices), device=device)
 
         def select(resid: Tensor) -> Tensor:
-            return resid[rows, columns]
+            # Layers may be spread over devices; on one, nothing is moved.
+            return resid[rows.to(resid.device), columns.to(resid.device)]
 
     else:
-        weights = reading.weights(indices, tokens.shape[1], device)
+        weights = _sent(reading.weights(indices, tokens.shape[1]), device)
 
         def select(resid: Tensor) -> Tensor:
             # A mean taken in half precision is good to three digits only.
-            return torch.einsum("bp,bpd->bd", weights, resid.float())
+            return torch.einsum("bp,bpd->bd", weights.to(resid.device), resid.float())
 
     read: dict[int, Tensor] = {}
     hooks: list[Hook] = [(resid_post(layer), _reader(read, layer, select)) for layer in layers]
     with model.hooks(fwd_hooks=hooks):
         model.run_decoder(tokens, mask)
-    return torch.stack([read[layer] for layer in layers])
+    return torch.stack([read[layer].to(device) for layer in layers])
 
 
 def read_activations(
@@ -166,6 +189,10 @@ def read_activations(
     batch_size: int | None = None,
 ) -> Float[Tensor, "layer prompt d_model"]:
     """Return the residual stream after each layer, one reading per prompt, in float32 on the CPU.
+
+    Of a model in bfloat16 the mean reading is within 2 % of the same weights' in float32, and a
+    direction between means that are 5 % apart has a cosine of at least 0.995 with float32's (tiny
+    random models of 11 architectures; the worst were 0.9 % and 0.998).
 
     Args:
         model: What `load_model` returns.
@@ -181,9 +208,19 @@ def read_activations(
     layers = check_layers(layers, model.cfg.n_layers)
     reading = probes if isinstance(probes, Reading) else Reading.of(model, probes, position)
     acts = torch.empty(len(layers), len(reading), model.cfg.d_model)
+    under_way: list[tuple[list[int], Tensor]] = []
     with evaluation_mode(model):
         for indices in reading.batches(batch_size):
-            acts[:, indices] = read_batch(model, reading, indices, layers).float().cpu()
+            resid = read_batch(model, reading, indices, layers).float()
+            if resid.device == acts.device:
+                acts[:, indices] = resid
+            else:  # copied while the next batch is computed
+                under_way.append((indices, resid.to(acts.device, non_blocking=True)))
+        if under_way:
+            torch.accelerator.synchronize(model.cfg.device)
+    while under_way:
+        indices, resid = under_way.pop()
+        acts[:, indices] = resid
     return acts
 
 
@@ -201,13 +238,7 @@ def read_moments(
     """
     layers = check_layers(layers, model.cfg.n_layers)
     reading = probes if isinstance(probes, Reading) else Reading.of(model, probes, position)
-    total = torch.zeros(len(layers), model.cfg.d_model, dtype=torch.float64)
-    with evaluation_mode(model):
-        for indices in reading.batches(batch_size):
-            resid = read_batch(model, reading, indices, layers)
-            # A small difference of large means follows: float32 sums would show in it.
-            total += resid.double().sum(dim=1).cpu()
-    return Moments(total / len(reading), len(reading))
+    return Moments(_total(model, reading, layers, batch_size).cpu() / len(reading), len(reading))
 
 
 def noise_floor(
@@ -226,6 +257,33 @@ def noise_floor(
     """
     again = read_activations(model, reading, layers=layers, batch_size=max(1, len(reading) // 3))
     return (again.double() - acts.double()).mean(dim=1).norm(dim=-1)
+
+
+def _total(
+    model: ReadableModel, reading: Reading, layers: list[int], batch_size: int | None
+) -> Float[Tensor, "layer d_model"]:
+    """The sum over prompts, on the device; nothing waits for it from one batch to the next."""
+    device = model.cfg.device
+    if device.type == "mps":  # has no float64
+        device = torch.device("cpu")
+    total = torch.zeros(len(layers), model.cfg.d_model, dtype=torch.float64, device=device)
+    with evaluation_mode(model):
+        for indices in reading.batches(batch_size):
+            resid = read_batch(model, reading, indices, layers).to(device)
+            # A small difference of large means follows: float32 sums would show in it.
+            total += resid.double().sum(dim=1)
+    return total
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on the device; the copy waits for no work under way there."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def _content(item: Encoded) -> range:
+    return range(*(item.content or (0, 0)))
 
 
 def _reader(

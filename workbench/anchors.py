@@ -12,7 +12,8 @@ from torch.nn import functional
 from workbench.encoding import Encoded, encode, fill_token, pad
 from workbench.errors import ConfigError, ProbeError
 from workbench.interventions import Active, Intervention, Start, check_strength
-from workbench.models import HookedModel, evaluation_mode
+from workbench.models import HookedModel
+from workbench.modes import evaluation_mode
 from workbench.probes import ProbeSet
 
 AnchorKind = Literal["kl", "weights"]

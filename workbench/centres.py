@@ -10,7 +10,8 @@ from torch import Tensor
 from workbench.activations import TOKENS_PER_BATCH
 from workbench.directions import ReversionDirections
 from workbench.encoding import Encoded, fill_token, pad
-from workbench.models import Hook, ReadableModel, evaluation_mode, resid_post
+from workbench.models import Hook, ReadableModel, resid_post
+from workbench.modes import evaluation_mode
 
 
 def mean_coordinates(

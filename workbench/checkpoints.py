@@ -6,7 +6,7 @@ from pathlib import Path
 
 from workbench.files import file_hash
 from workbench.loading import load_model
-from workbench.models import Chat, HookedModel
+from workbench.models import Chat, HookedModel, Overflow
 from workbench.phases import Lineage, Phase
 
 
@@ -18,19 +18,27 @@ class Checkpoint:
     chat: Chat | None = None
     dtype: str | None = None
     device: str | None = None
+    overflow: Overflow = "refuse"
 
     @classmethod
     def of(
         cls, lineage: Lineage, phase: Phase, *, device: str | None = None
     ) -> "Checkpoint | None":
-        """Return the folder of a phase; None if it is on the hub."""
+        """Return the folder of a phase; None if it is on the hub, or not the whole of it."""
         folder = Path(phase.model)
-        known = phase.revision is None and folder.is_dir()
-        return cls(folder, lineage.chat, phase.dtype, device) if known else None
+        elsewhere = (phase.revision, phase.checkpoint, phase.base, phase.tokenizer)
+        known = not any(elsewhere) and (folder / "config.json").is_file()
+        return cls(folder, lineage.chat, phase.dtype, device, lineage.overflow) if known else None
 
     def __call__(self) -> HookedModel:
         """Load the model; errors as of `load_model`."""
-        return load_model(self.folder, chat=self.chat, dtype=self.dtype, device=self.device)
+        return load_model(
+            self.folder,
+            chat=self.chat,
+            dtype=self.dtype,
+            device=self.device,
+            overflow=self.overflow,
+        )
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of its files: what the model is, known without loading it."""

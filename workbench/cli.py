@@ -58,8 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"workbench {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
-        _demo, _directions, _finetune, _experiment, parsers.evaluate, parsers.report,
-        parsers.export, parsers.organism, parsers.calibrate, parsers.doctor, parsers.lab,
+        _demo, _directions, parsers.convert, parsers.read, _finetune, _experiment, parsers.evaluate,
+        parsers.report, parsers.export, parsers.organism, parsers.calibrate, parsers.doctor,
+        parsers.lab,
     ):  # fmt: skip
         command = add(commands)
         command.add_argument("--debug", action="store_true", help="show the trace of an error")
@@ -92,7 +93,7 @@ def _directions(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
         "--position",
         type=read_position,
         default=-1,
-        help="read position: −1, −2, …, prompt_mean or response_mean",
+        help="read position: −1, −2, …, prompt_mean, response_mean, content_last or content_mean",
     )
     parser.add_argument(
         "--all-probes",
@@ -226,6 +227,9 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--warmup", type=int, default=3, help="steps of linear warm-up")
     group.add_argument("--schedule", choices=("constant", "linear", "cosine"), default="constant")
     group.add_argument("--weight-decay", type=float, default=0.0)
+    group.add_argument(
+        "--lora", type=positive, metavar="RANK", help="train a new adapter, not all weights"
+    )
     group.add_argument("--accumulation", type=positive, default=1, help="micro-batches per update")
     group.add_argument(
         "--measure-at",

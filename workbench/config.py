@@ -27,6 +27,7 @@ class Recipe:
     clip: float | None = 1.0
     accumulation: int = 1
     measure_at: tuple[int, ...] | None = None
+    lora: int | None = None
 
     @property
     def measured_steps(self) -> tuple[int, ...]:

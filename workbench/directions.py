@@ -14,6 +14,7 @@ from workbench.activations import Position
 from workbench.artefacts import Artefact
 from workbench.bootstrap import resample_counts
 from workbench.errors import (
+    ConfigError,
     DegenerateDirectionError,
     PhaseMismatchError,
     ProbeError,
@@ -72,6 +73,19 @@ class ReversionDirections:
     def identity(self) -> dict[str, Any]:
         """Return the provenance without the marks of single prompts, as a run's config keeps it."""
         return {key: value for key, value in self.provenance.items() if key != "prompts"}
+
+    @property
+    def has_mean(self) -> bool:
+        """Whether the aligned model's mean is known; what was imported alone is without."""
+        return bool(self.mean.isfinite().all())
+
+    def check_mean(self, use: str) -> None:
+        """Raise `ConfigError` if something uses the aligned model's mean and it is not known."""
+        if not self.has_mean:
+            raise ConfigError(
+                f"{use} needs the aligned model's mean, which imported directions lack; "
+                "import them with like (--like): fitted directions of that model."
+            )
 
     def check_model(self, fingerprint: str) -> None:
         """Refuse a model that is not the aligned checkpoint these directions start from.
@@ -239,6 +253,7 @@ def fit_between(
             "tokens_hash": aligned.tokens_hash,
             "n_prompts": len(probes),
             "position": position,
+            **({"truncated": aligned.truncated} if aligned.truncated else {}),
         },
     )
 

@@ -5,7 +5,8 @@ from importlib import metadata
 
 import torch
 
-from workbench.loading import load_config
+from workbench.activations import TOKENS_PER_BATCH
+from workbench.footprint import LORA_RANK, TRAINING_TOKENS, Footprint, free_memory
 from workbench.phases import Lineage
 from workbench.plots.paper.browser import find_browser, missing
 
@@ -19,8 +20,6 @@ WANTED = (
     ("kaleido", "figures as PDF, SVG, PNG"),
     ("matplotlib", "the same without a browser"),
 )
-ADAM_FLOATS = 4
-"""Float32 numbers per weight while training: the weight, its gradient, two moments of AdamW."""
 
 
 def installed() -> list[str]:
@@ -44,21 +43,66 @@ def installed() -> list[str]:
 
 
 def needed(lineage: Lineage) -> list[str]:
-    """Return what reading and fine-tuning a lineage needs, from its configs alone."""
-    from transformers import AutoModelForCausalLM
+    """Return what reading and fine-tuning a lineage needs, from its configs alone, and if it fits.
 
+    Memory beside the weights is an estimate; see `footprint`.
+    """
     lineage.check()
-    config = load_config(lineage.aligned.model, revision=lineage.aligned.revision)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    weights = sum(parameter.numel() for parameter in model.parameters())
+    read = lineage.landmarks()  # of a series, the configs of the others would be as many requests
+    sizes = {phase.name: Footprint.of(phase.load_config(), phase.dtype) for phase in read}
+    one = sizes[lineage.aligned.name]
+    by_dtype: dict[torch.dtype, list[str]] = {}
+    for name, size in sizes.items():
+        by_dtype.setdefault(size.dtype, []).append(name)
+    told = "; ".join(
+        f"{_gb(one.weights(dtype))} as {str(dtype).removeprefix('torch.')} ({', '.join(names)})"
+        for dtype, names in by_dtype.items()
+    )
+    largest = max(sizes.values(), key=lambda size: size.weights())
+    lora = one.adapters()
+    jobs = {
+        f"reading one phase: {_gb(largest.weights())} and {_gb(largest.reading())} for batches of "
+        f"{TOKENS_PER_BATCH} tokens": largest.weights() + largest.reading(),
+        f"fine-tuning all weights: {_gb(_state(one))} {_step(one, None)}": one.weights()
+        + one.training(),
+        f"fine-tuning with LoRA of rank {LORA_RANK} ({lora / 1e6:.1f}M parameters): "
+        f"{_gb(_state(one, lora))} {_step(one, lora)}": one.weights() + one.training(lora),
+    }
+    free = free_memory()
     return [
-        f"{lineage.name}: {len(lineage.phases)} phases of {weights / 1e6:.1f}M parameters, "
+        f"{lineage.name}: {len(lineage.phases)} phases of {one.parameters / 1e6:.1f}M parameters, "
         "loaded one at a time",
-        f"reading one phase in float32: {_gb(4 * weights)} and the activations of one batch",
-        f"fine-tuning all weights: {_gb(4 * ADAM_FLOATS * weights)} and the activations of a batch",
+        f"weights: {told}; {_gb(one.weights(torch.float32))} as float32",
+        *(f"{job}; {_fits(total, free)}" for job, total in jobs.items()),
+        f"of a training batch of {TRAINING_TOKENS} response tokens the loss over "
+        f"{one.vocabulary} tokens of vocabulary takes {_gb(one.logits())}",
     ]
 
 
+def _state(size: Footprint, trained: int | None = None) -> int:
+    """Weights, gradients and optimiser: what does not depend on the batch."""
+    return size.weights() + size.optimiser(trained) + size.gradients(trained)
+
+
+def _step(size: Footprint, trained: int | None) -> str:
+    """How much a batch adds."""
+    with_all, kept = (
+        max(0, size.weights() + size.training(trained, checkpointing=c) - _state(size, trained))
+        for c in (False, True)
+    )
+    return (
+        f"and {_gb(with_all)} for batches of {TRAINING_TOKENS} tokens ({_gb(kept)} with gradient "
+        "checkpointing)"
+    )
+
+
+def _fits(total: int, free: dict[str, int]) -> str:
+    """Whether a job fits, for each kind of memory."""
+    return ", ".join(
+        f"{'fits in' if total <= room else 'does not fit in'} {_gb(room)} of free {kind}"
+        for kind, room in free.items()
+    )
+
+
 def _gb(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"
+    return f"{count / 1e9:.{2 if count >= 1e8 else 4}f} GB"

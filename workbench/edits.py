@@ -139,12 +139,13 @@ def ablate(
 
     Raises:
         LayerError: If a layer has no direction.
-        ConfigError: If a setting makes no sense.
+        ConfigError: If a setting makes no sense, or the centre is not known.
 
     Source: concept ablation, arXiv 2507.16795, centred on the aligned model.
     """
     chosen = _chosen("ablate", directions, strength, layers, positions)
     if centre is None:
+        directions.check_mean("ablate: without a centre it")
         centre = einsum(directions.mean, directions.unit, "layer d_model, layer d_model -> layer")
     rows = rows_of(directions, chosen)
     centre = _per_layer("ablate: centre", centre, directions)[rows]

@@ -1,20 +1,26 @@
 """From prompts and responses to token ids, once, the same for every use."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
+from workbench.chat import Turns, check_characters, check_special, content_tokens
+from workbench.chat_formats import (
+    begun,
+    content_place,
+    plain_ids,
+    prompt_ids,
+    response_ids,
+    special_token,
+)
 from workbench.errors import ProbeError
 from workbench.models import ReadableModel
-
-BUILTIN_PROMPT = "User: {prompt}\nAssistant:"
-"""The built-in chat template, for models that bring none."""
 
 
 @dataclass(frozen=True)
@@ -25,32 +31,74 @@ class Encoded:
     prompt_length: int
     """Number of tokens before the response; the last of them chooses its first token."""
 
+    content: tuple[int, int] | None = field(default=None, compare=False)
+    """First token of the user's own text, and the first after it; only where asked for."""
 
-def encode(model: ReadableModel, prompt: str, response: str | None = None) -> Encoded:
+    cut: int = field(default=0, compare=False)
+    """Number of tokens left out because the context has no room for them."""
+
+
+def encode(
+    model: ReadableModel,
+    prompt: str | Turns,
+    response: str | None = None,
+    *,
+    closed: bool = True,
+    locate: bool = False,
+    room: int = 0,
+) -> Encoded:
     """Return the token ids of a conversation turn in the model's chat format.
 
-    The response, if given, ends with the end-of-sequence token.
+    With chat `"tokenizer"` they are what the template writes of the conversation with its answer,
+    beginning-of-sequence token and end of turn included; where it ends a turn with nothing, the
+    end-of-sequence token does. In the other formats those two tokens stand first and last.
+
+    Args:
+        model: Whose tokenizer, chat format and context to use.
+        prompt: The user's text, or several turns of which the last is the user's.
+        response: The answer.
+        closed: Whether what ends a turn follows the response.
+        locate: Whether to find the tokens of the user's own text (the last of several).
+        room: Tokens to leave free after a prompt, should it have to be cut.
 
     Raises:
-        ProbeError: If the turn has no tokens or is longer than the model's context.
+        ProbeError: If there are no tokens; if there are more than the context holds and
+            `model.overflow` is not `"truncate"`; if a text holds that of a special token, but with
+            chat `"none"`, where it becomes that token; or if the template refuses the conversation.
     """
-    tokenizer = model.tokenizer
-    ids = _prompt_ids(model, prompt)
-    length = len(ids)
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    for text in (*(turn["content"] for turn in turns), response or ""):
+        check_characters(text)
+        if model.chat != "none":
+            check_special(model.tokenizer, text)
+    ids, written = prompt_ids(model, turns)
+    asked = turns[-1]["content"]
+    if not ids or (model.chat != "none" and not asked.strip()):
+        raise ProbeError(f"No tokens in {asked[:60]!r}.")
+    item = Encoded(tuple(ids), len(ids))
     if response is not None:
-        blank = " " if model.chat == "builtin" else ""
-        ids += tokenizer.encode(blank + response, add_special_tokens=False)
-        if (end := special_token(tokenizer, "eos")) is not None:
-            ids.append(end)
-    return _checked(model, ids, length, prompt)
+        answer = response_ids(model, turns, ids, written, response, closed=closed)
+        item = replace(item, ids=(*ids, *answer))
+    if len(item.ids) <= model.cfg.n_ctx and not locate:
+        return item
+    if len(item.ids) > model.cfg.n_ctx and model.overflow != "truncate":
+        raise _too_long(model, item.ids, asked)
+    return _located(model, item, turns, written, room)
 
 
 def encode_text(model: ReadableModel, text: str) -> Encoded:
     """Return the token ids of plain text, all of it to be predicted after the first token."""
-    ids = model.tokenizer.encode(text, add_special_tokens=False)
+    check_characters(text)
+    ids = plain_ids(model.tokenizer, text)
     start, end = (special_token(model.tokenizer, role) for role in ("bos", "eos"))
-    ids = ([] if start is None else [start]) + ids + ([] if end is None else [end])
-    return _checked(model, ids, 1, text)
+    ids = begun(start, ids)
+    if end is not None and ids[-1:] != [end]:
+        ids.append(end)
+    if not ids:
+        raise ProbeError(f"No tokens in {text[:60]!r}.")
+    if (cut := max(0, len(ids) - model.cfg.n_ctx)) and model.overflow != "truncate":
+        raise _too_long(model, ids, text)
+    return Encoded(tuple(ids[: len(ids) - cut]), 1, cut=cut)
 
 
 def encode_example(model: ReadableModel, example: Mapping[str, Any]) -> Encoded:
@@ -58,14 +106,16 @@ def encode_example(model: ReadableModel, example: Mapping[str, Any]) -> Encoded:
 
     Args:
         model: Whose tokenizer and chat format to use.
-        example: `{"prompt", "response"}`, `{"messages": [user, assistant]}`, or `{"text"}` for
-            plain language modelling.
+        example: `{"prompt", "response"}`; `{"messages"}`: perhaps a system turn, then user and
+            assistant in turn, of which the last answer is the response and all before it prompt;
+            or `{"text"}` for plain language modelling.
 
     Raises:
         ProbeError: If the example is none of these, or too long.
     """
     if "messages" in example:
-        return encode(model, *_user_and_assistant(example["messages"]))
+        *turns, answer = _conversation(example["messages"])
+        return encode(model, turns, answer["content"])
     if isinstance(example.get("prompt"), str) and isinstance(example.get("response"), str):
         return encode(model, example["prompt"], example["response"])
     if isinstance(example.get("text"), str):
@@ -98,7 +148,19 @@ def encode_examples(
         if response_tokens(item) == 0:
             raise ProbeError(f"{kind} {number} has no response tokens to learn from.")
         encoded.append(item)
+    warn_of_cuts(model, encoded, f"{kind}s")
     return encoded
+
+
+def warn_of_cuts(model: ReadableModel, encoded: Iterable[Encoded], what: str) -> None:
+    """Say how many of some encoded texts were cut to the model's context, if any was."""
+    cuts = [item.cut for item in encoded]
+    if cut := sum(map(bool, cuts)):
+        warnings.warn(
+            f"{what}: {cut} of {len(cuts)} are longer than the {model.cfg.n_ctx} tokens that the "
+            f"model reads and were cut, the longest by {max(cuts)} tokens.",
+            stacklevel=3,
+        )
 
 
 def examples_hash(encoded: Sequence[Encoded]) -> str:
@@ -141,13 +203,6 @@ def fill_token(model: ReadableModel) -> int:
     return 0
 
 
-def special_token(
-    tokenizer: PreTrainedTokenizerBase, role: Literal["bos", "eos", "pad", "unk"]
-) -> int | None:
-    """Return the id of a special token, if there is one; transformers declares other types too."""
-    return getattr(tokenizer, f"{role}_token_id")
-
-
 def decode(model: ReadableModel, ids: list[int], *, skip_special_tokens: bool = False) -> str:
     """Return the text of some tokens."""
     text = model.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
@@ -155,39 +210,48 @@ def decode(model: ReadableModel, ids: list[int], *, skip_special_tokens: bool = 
     return text
 
 
-def _user_and_assistant(turns: Any) -> list[str]:
+def _conversation(turns: Any) -> Turns:
     if isinstance(turns, Sequence) and all(isinstance(turn, Mapping) for turn in turns):
-        contents = [turn.get("content") for turn in turns]
         roles = [turn.get("role") for turn in turns]
-        if roles == ["user", "assistant"] and all(isinstance(text, str) for text in contents):
-            return contents
+        talk = roles[roles[:1] == ["system"] :]
+        alternating = talk == ["user", "assistant"] * (len(talk) // 2) and talk
+        if alternating and all(isinstance(turn.get("content"), str) for turn in turns):
+            return turns
     raise ProbeError(
-        "Messages must be one user and one assistant turn, each with a string under 'content', "
-        f"not {str(turns)[:80]}."
+        "Messages must be one user and one assistant turn, or several such pairs, after a system "
+        f"turn or none, each with a string under 'content'; not {str(turns)[:80]}."
     )
 
 
-def _prompt_ids(model: ReadableModel, prompt: str) -> list[int]:
-    tokenizer = model.tokenizer
-    if model.chat == "tokenizer":
-        if not tokenizer.chat_template:
-            raise ProbeError("chat = 'tokenizer', but the tokenizer has no chat template.")
-        turn = [{"role": "user", "content": prompt}]
-        text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-        assert isinstance(text, str), "not tokenized"
-        return tokenizer.encode(text, add_special_tokens=False)
-    text = prompt if model.chat == "none" else BUILTIN_PROMPT.format(prompt=prompt)
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    start = special_token(tokenizer, "bos")
-    return ids if start is None else [start, *ids]
+def _located(model: ReadableModel, item: Encoded, turns: Turns, text: str, room: int) -> Encoded:
+    """Return `item` with the place of the user's own text, cut so that it fits the context.
+
+    Off go the last tokens of that text, then those of the response; the template's stay.
+    """
+    tokenizer, asked = model.tokenizer, turns[-1]["content"]
+    place = content_place(model, turns, text)
+    whole, pure = content_tokens(tokenizer, text, place)
+    shift = item.prompt_length - len(plain_ids(tokenizer, text))
+    limit, ids, drop = model.cfg.n_ctx, item.ids, 0
+    if len(ids) > limit:
+        answered = len(ids) > item.prompt_length
+        drop = max(0, item.prompt_length - (limit - 1 if answered else limit - room))
+        if drop >= len(pure):
+            raise ProbeError(
+                f"{len(ids)} tokens around {asked[:60]!r}, but the model reads {limit}, and of the "
+                f"{drop} too many only {len(pure)} are the user's own: shorten what is before them."
+            )
+        ids = (*ids[: pure.stop + shift - drop], *ids[pure.stop + shift :])[:limit]
+    return Encoded(
+        ids,
+        item.prompt_length - drop,
+        content=(whole.start + shift, min(whole.stop, max(whole.stop, pure.stop) - drop) + shift),
+        cut=len(item.ids) - len(ids),
+    )
 
 
-def _checked(model: ReadableModel, ids: list[int], length: int, text: str) -> Encoded:
-    if len(ids) == 0 or length == 0:
-        raise ProbeError(f"No tokens in {text[:60]!r}.")
-    if len(ids) > model.cfg.n_ctx:
-        raise ProbeError(
-            f"{len(ids)} tokens in {text[:60]!r}, but the model reads {model.cfg.n_ctx}: "
-            "shorten it."
-        )
-    return Encoded(tuple(ids), length)
+def _too_long(model: ReadableModel, ids: Sequence[int], text: str) -> ProbeError:
+    return ProbeError(
+        f"{len(ids)} tokens in {text[:60]!r}, but the model reads {model.cfg.n_ctx}: shorten it, "
+        'or have it cut with overflow = "truncate".'
+    )

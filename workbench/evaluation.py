@@ -15,7 +15,8 @@ from workbench.errors import ProbeError
 from workbench.generation import answer
 from workbench.judges import Judge, Verdict, find_judge
 from workbench.losses import response_logits, response_losses
-from workbench.models import HookedModel, evaluation_mode
+from workbench.models import HookedModel
+from workbench.modes import evaluation_mode
 from workbench.probes import ProbeSet
 from workbench.records import Estimate, Scores
 
@@ -196,9 +197,7 @@ def _refusal_log_odds(
     items = []
     for opener in judge.refusal_openers:
         for prompt in probes.prompts:
-            item = encode(model, prompt, opener)
-            ends = item.ids[-1] == model.tokenizer.eos_token_id
-            items.append(Encoded(item.ids[:-1] if ends else item.ids, item.prompt_length))
+            items.append(encode(model, prompt, opener, closed=False))
     losses = torch.cat(_batched(model, items, response_losses)).double()
     log_p = torch.logsumexp(-losses.view(len(judge.refusal_openers), len(probes)), dim=0)
     # The openers exclude each other, so only rounding can lift their sum to 1.

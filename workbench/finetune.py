@@ -7,10 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from workbench.adapters import choose_trainable, described_adapter
 from workbench.batches import BatchOrder
 from workbench.config import Recipe
 from workbench.directions import ReversionDirections
@@ -49,6 +48,8 @@ class FineTuning:
         schedule: Learning rate after the warm-up.
         weight_decay: Of AdamW.
         clip: Largest gradient norm, or None.
+        lora: Rank of a new low-rank adapter, put on the model, that is trained alone; by default
+            what is trainable is trained: all weights, or those of a live adapter.
 
     Raises:
         ProvenanceError: If the model's weights are not the aligned ones of the directions.
@@ -75,6 +76,7 @@ class FineTuning:
         schedule: Schedule = "constant",
         weight_decay: float = 0.0,
         clip: float | None = 1.0,
+        lora: int | None = None,
     ) -> None:
         if not isinstance(model, HookedModel):
             raise ConfigError(
@@ -98,8 +100,9 @@ class FineTuning:
         measured = None if measure_at is None else tuple(measure_at)
         self.recipe = Recipe(
             steps, learning_rate, batch_size, warmup, schedule, weight_decay, clip, accumulation,
-            measured,
+            measured, lora,
         )  # fmt: skip
+        choose_trainable(model.hf, lora=lora, seed=seed + 104_729)
         settings = UpdateSettings(learning_rate, warmup, schedule, weight_decay, clip)
         self._updates = Updates(model.hf, settings, trainable)
         self._examples = encode_examples(model, examples, "Example")
@@ -111,6 +114,7 @@ class FineTuning:
             "directions": directions and directions.identity(),
             "layers": directions and list(directions.layers),
             "trainable": None if trainable is None else self._updates.names,
+            "adapter": described_adapter(model.hf),
         }
         self._order = BatchOrder(len(self._examples), batch_size, seed)
         self._measure_at = {*self.recipe.measured_steps}
@@ -273,16 +277,6 @@ class FineTuning:
                 active.edit_update(self._updates.masters, before)
         if editors:
             self._updates.publish()
-
-
-def state_to_bytes(state: dict[str, Tensor]) -> bytes:
-    """Return a training state as safetensors bytes."""
-    return save_tensors({name: tensor.cpu().contiguous() for name, tensor in state.items()})
-
-
-def state_from_bytes(blob: bytes) -> dict[str, Tensor]:
-    """Rebuild the training state that `state_to_bytes` wrote."""
-    return load_tensors(blob)
 
 
 def _generator(seed: int, position: int) -> torch.Generator:

@@ -4,18 +4,22 @@ import hashlib
 
 from torch import nn
 
+from workbench.adapters import merged_weights
 from workbench.turns import turns_of
 
 
 def weights_hash(model: nn.Module) -> str:
-    """Return the SHA-256 of names, shapes and float32 values of all parameters."""
+    """Return the SHA-256 of names, shapes and float32 values of all parameters.
+
+    An adapter counts as merged: live or merged, the hash is the same, and a new one, which is
+    nothing yet, leaves that of the model it is on.
+    """
     digest = hashlib.sha256()
     with turns_of(model):
-        for name, parameter in sorted(model.named_parameters()):
-            digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        for name, weight in merged_weights(model):
+            digest.update(f"{name}{tuple(weight.shape)}".encode())
             # Half precisions are exact in float32, so an upcast checkpoint keeps its hash.
             # Sharded over processes (a DTensor) it is gathered, so all of them must ask.
-            gather = getattr(parameter, "full_tensor", parameter.detach)
-            whole = gather().detach()
+            whole = getattr(weight, "full_tensor", lambda kept=weight: kept)()
             digest.update(whole.float().cpu().contiguous().numpy().data)
     return digest.hexdigest()

@@ -8,9 +8,11 @@ from itertools import groupby
 import torch
 from transformers import GenerationConfig
 
-from workbench.encoding import decode, encode, fill_token, special_token
+from workbench.chat_formats import turn_ends
+from workbench.encoding import decode, encode, fill_token, warn_of_cuts
 from workbench.errors import ConfigError
-from workbench.models import GuestModel, HookedModel, evaluation_mode
+from workbench.models import GuestModel, HookedModel
+from workbench.modes import evaluation_mode
 
 PROMPTS_PER_BATCH = 128
 
@@ -35,21 +37,32 @@ def answer(
     """
     if not isinstance(model, HookedModel):
         raise ConfigError("Answers need a Hugging Face model; load it by folder or hub id.")
-    encoded = [encode(model, prompt).ids for prompt in prompts]
+    room = min(max_new_tokens, model.cfg.n_ctx // 2)
+    items = [encode(model, prompt, room=room) for prompt in prompts]
+    warn_of_cuts(model, items, "Prompts")
+    encoded = [item.ids for item in items]
     rooms = [min(max_new_tokens, model.cfg.n_ctx - len(ids)) or 1 for ids in encoded]
     answers: dict[int, Answer] = {}
     with model.lock:  # all answers are of the same weights
-        for indices in _batches(encoded, rooms):
+        for indices in _batches(encoded, rooms, mixed=model.pads_left):
             batch = [encoded[index] for index in indices]
             said = _answer_batch(model, batch, rooms[indices[0]])
             answers |= dict(zip(indices, said, strict=True))
     return [answers[index] for index in range(len(encoded))]
 
 
-def _batches(encoded: Sequence[Sequence[int]], rooms: Sequence[int]) -> Iterator[list[int]]:
-    """Indices in batches of similar length and the same room, so that none cuts another short."""
+def _batches(
+    encoded: Sequence[Sequence[int]], rooms: Sequence[int], *, mixed: bool
+) -> Iterator[list[int]]:
+    """Indices in batches of similar length and the same room, so that none cuts another short.
+
+    Args:
+        encoded: The prompts.
+        rooms: How many tokens may follow each.
+        mixed: Whether a batch may hold prompts of different lengths, and so padding.
+    """
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
-    for _, group in groupby(order, key=rooms.__getitem__):
+    for _, group in groupby(order, lambda i: (rooms[i], 0 if mixed else len(encoded[i]))):
         indices = list(group)
         for start in range(0, len(indices), PROMPTS_PER_BATCH):
             yield indices[start : start + PROMPTS_PER_BATCH]
@@ -79,11 +92,11 @@ def _answer_batch(model: HookedModel, batch: Sequence[Sequence[int]], room: int)
 
 
 def _end_tokens(model: HookedModel) -> list[int]:
-    """Tokens that end an answer: the tokenizer's, and those that the checkpoint names."""
+    """Tokens that end an answer: those that end a turn, and those that the checkpoint names."""
     named = getattr(model.hf.generation_config, "eos_token_id", None)
-    own = special_token(model.tokenizer, "eos")
-    several = [*(named if isinstance(named, list) else [named]), own]
-    return sorted({token for token in several if token is not None and token < model.cfg.d_vocab})
+    several = named if isinstance(named, list) else [named]
+    inside = {token for token in several if token is not None and token < model.cfg.d_vocab}
+    return sorted(turn_ends(model) | inside)
 
 
 @contextmanager

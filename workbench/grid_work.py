@@ -151,6 +151,7 @@ class GridWork:
 
     def _centre(self, model: HookedModel) -> Float[Tensor, " layer"]:
         if self.axes["positions"] == "last":
+            self.directions.check_mean("An ablation at the last position")
             return (self.directions.mean * self.directions.unit).sum(dim=-1)
         items = [encode(model, prompt) for prompt in self.harmful.prompts]
         items += [encode(model, probe.prompt, probe.response) for probe in self.benign.probes]

@@ -136,7 +136,7 @@ class Inputs:
             self.benign: benign,
             self.task or self.benign: task,
         }
-        self._check_apart(probes, held_out, set(map(_prompt_of, examples)))
+        self._check_apart(probes, held_out, set().union(*map(_prompts_of, examples)))
         return LoadedInputs(
             **vars(splits),
             lineage=Lineage.load(self.lineage),
@@ -164,9 +164,9 @@ class Inputs:
                 )
 
 
-def _prompt_of(example: dict[str, Any]) -> str:
-    """The prompt of a training example in any of its forms; empty if there is none."""
+def _prompts_of(example: dict[str, Any]) -> set[str]:
+    """The prompts of a training example in any of its forms; empty ones if there are none."""
     messages = example.get("messages")
-    if isinstance(messages, list) and messages and isinstance(messages[0], dict):
-        return str(messages[0].get("content"))
-    return str(example.get("prompt", ""))
+    if isinstance(messages, list) and all(isinstance(turn, dict) for turn in messages):
+        return {str(turn.get("content")) for turn in messages if turn.get("role") == "user"}
+    return {str(example.get("prompt", ""))}

@@ -128,7 +128,7 @@ def check_sources(
     """Check that what a fine-tuning measures and does fits its model, and that no probes overlap.
 
     Raises:
-        ConfigError: If only one of `probes` and `directions` is given.
+        ConfigError: If only one of `probes` and `directions` is given, or a width differs.
         ProvenanceError: If the model's weights are not the aligned ones of the directions.
         ProbeError: If penalty and measured probes overlap.
     """
@@ -139,6 +139,11 @@ def check_sources(
         fingerprint = model.fingerprint()
         for source in found:
             source.check_model(fingerprint)
+            if (width := source.unit.shape[1]) != model.cfg.d_model:
+                raise ConfigError(
+                    f"The directions are {width} wide and the model's stream {model.cfg.d_model}; "
+                    "take directions of this model's lineage."
+                )
     for source in found:
         if probes is not None:
             source.check_probes(probes, "measured")

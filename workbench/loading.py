@@ -1,14 +1,10 @@
 """Checkpoints in and out: a folder, the hub or memory to a model with hook points, and back."""
 
-import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -17,185 +13,240 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
+from workbench.adapters import Adapter, attach_adapter, has_adapter, merged_weights
+from workbench.conventions import same_but_rounding
 from workbench.errors import CheckpointError, ConfigError
-from workbench.models import Chat, GuestModel, HookedModel, trial_logits
-
-WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
+from workbench.models import Chat, GuestModel, HookedModel, Overflow, trial_logits
+from workbench.raw_weights import concrete_class, read_state_dict, unwrapped
+from workbench.scrutiny import check_tokenizer, check_weights, clear_errors, put, quiet
+from workbench.sources import Source, find_source, has_tokenizer, is_path
 
 
 def load_model(
     source: Any,
     *,
     revision: str | None = None,
+    checkpoint: int | None = None,
+    base: str | Path | None = None,
+    tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
+    adapter: Adapter = "merged",
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
     chat: Chat | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    overflow: Overflow = "refuse",
     trust_remote_code: bool = False,
 ) -> Any:
     """Return a model that can be read, edited and (if it is a Hugging Face one) fine-tuned.
 
     Args:
-        source: A folder written by `save_pretrained`, a hub id, or an object in memory: a Hugging
-            Face model, a `HookedModel`, a `TransformerBridge` or a `HookedTransformer`.
+        source: A folder written by `save_pretrained`, a hub id, a folder or hub id of a PEFT
+            adapter, a file of raw weights or a state dict, or a model in memory: a Hugging Face or
+            PEFT model, a `HookedModel`, a `TransformerBridge` or a `HookedTransformer`.
         revision: Branch, tag or commit; hub only.
+        checkpoint: Training step, for families whose revisions are named by it (Pythia,
+            stanford-crfm): TransformerLens's `checkpoint_value`.
+        base: What an adapter sits on, by default what it names itself; for raw weights, the model
+            whose config and tokenizer they have.
+        tokenizer: Or where one is, if not with the model.
+        adapter: Whether an adapter is `"merged"` into the weights, or stays `"live"`: then it alone
+            is trained.
         dtype: Data type of the weights; by default the checkpoint's own.
         device: Where to put it; by default a GPU if there is one.
+        device_map: As in transformers, to spread a model over devices for reading; in place of
+            `device`.
         chat: `"builtin"`, `"tokenizer"` or `"none"`; see `HookedModel`.
-        tokenizer: For a Hugging Face model in memory.
+        overflow: `"refuse"` or `"truncate"` what is too long for the context; see `encode`.
         trust_remote_code: Run code that comes with the checkpoint; only if you trust it.
 
     Returns:
         A `HookedModel`, or a `GuestModel` around a TransformerLens object.
 
     Raises:
-        CheckpointError: If files are missing or damaged, weights are missing or not finite, or the
-            tokenizer does not fit the embedding.
-        ConfigError: If the device is not there.
+        CheckpointError: If files are missing or damaged, weights are missing or not finite, the
+            tokenizer does not fit the embedding, an adapter was made for another base, or the hub
+            does not have it.
+        ConfigError: If the arguments do not go together, or the device is not there.
     """
     if isinstance(source, HookedModel | GuestModel):
         return source
-    if isinstance(source, PreTrainedModel):
-        if tokenizer is None:
+    if _is_hugging_face(source):
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise ConfigError("A model in memory needs its tokenizer: load_model(hf, tokenizer=…).")
-        return HookedModel(source, tokenizer, chat=chat)
+        return HookedModel(source, tokenizer, chat=chat, overflow=overflow)
     if hasattr(source, "hook_dict") and hasattr(source, "cfg"):
-        return GuestModel(source, chat=chat)
-    if not isinstance(source, str | Path):
-        raise ConfigError(f"Cannot load a model from {type(source).__name__}.")
-    name, options = str(source), {"revision": revision, "trust_remote_code": trust_remote_code}
-    if _is_path(source):
-        _check_folder(Path(source))
-    with _quiet(), _clear_errors(name, "the model"):
-        # Shapes that differ are reported with the keys, not as a hint to a log. The declared type
-        # is that without output_loading_info, which makes it a pair.
-        hf, loaded = AutoModelForCausalLM.from_pretrained(  # type: ignore[reportGeneralTypeIssues]
-            name,
-            dtype=dtype or "auto",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **options,
-        )
-    with _quiet(), _clear_errors(name, "its tokenizer"):
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **options)
-    _check_weights(name, hf, loaded)
-    _check_tokenizer(name, hf, tokenizer)
-    _put(hf, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return HookedModel(hf, tokenizer, chat=chat)
+        return GuestModel(source, chat=chat, overflow=overflow)
+    if device is not None and device_map is not None:
+        raise ConfigError("Give a device or a device_map, not both.")
+    found = _find(source, revision=revision, checkpoint=checkpoint, base=base)
+    root = found.root
+    config = _config_of(root, trust_remote_code)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device_map is None and getattr(config, "quantization_config", None) is not None:
+        device_map = {"": device}  # packed weights are made where they stay
+    options = {
+        "dtype": dtype or "auto",
+        "device_map": device_map,
+        "trust_remote_code": trust_remote_code,
+    }
+    if found.kind == "weights":
+        state = unwrapped(source) if isinstance(source, Mapping) else read_state_dict(found.place)
+        hf = _read_raw(found, config, state, options)
+    else:
+        hf = _read_checkpoint(root, options)
+    chosen = _read_tokenizer(found, tokenizer, trust_remote_code)
+    check_tokenizer(found.described, hf, chosen)
+    for one in found.adapters:
+        with quiet(), clear_errors(one.described, "the adapter"):
+            last = one is found
+            hf = attach_adapter(hf, Path(one.place), adapter=adapter if last else "merged")
+    if device_map is None:
+        put(hf, device)
+    return HookedModel(hf.eval(), chosen, chat=chat, overflow=overflow)
 
 
-def load_config(source: str | Path, *, revision: str | None = None) -> PretrainedConfig:
-    """Return the config of a checkpoint without reading its weights."""
-    if _is_path(source):
-        _check_folder(Path(source))
-    with _quiet(), _clear_errors(str(source), "config.json"):
-        return AutoConfig.from_pretrained(str(source), revision=revision)
+def load_config(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    checkpoint: int | None = None,
+    base: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+) -> PretrainedConfig:
+    """Return the config of a checkpoint without reading its weights.
+
+    Arguments and errors are those of `load_model`; files that are missing are noticed already.
+    """
+    found = find_source(source, revision=revision, checkpoint=checkpoint, base=base)
+    _tokenizer_place(found, tokenizer)
+    return _config_of(found.root, False)
 
 
 def save_model(model: HookedModel, folder: str | Path) -> None:
     """Write weights, config and tokenizer as a Hugging Face folder, and check it by reloading.
 
+    A live adapter is saved merged: the folder holds a whole model, as without one.
+
     Raises:
         CheckpointError: If the reloaded model computes different logits.
     """
-    with model.lock, _quiet():
-        model.hf.save_pretrained(folder)
+    with model.lock, quiet():
+        if has_adapter(model.hf):
+            plain = _without_adapter(model.hf)
+            plain.save_pretrained(folder)
+            expected = trial_logits(plain, model.cfg)
+            del plain
+        else:
+            model.hf.save_pretrained(folder)
+            expected = trial_logits(model.hf, model.cfg)
         model.tokenizer.save_pretrained(folder)
-        expected = trial_logits(model.hf, model.cfg)
     reloaded = load_model(Path(folder), dtype=model.cfg.dtype, device=model.cfg.device)
-    actual = trial_logits(reloaded.hf, model.cfg)
-    if not torch.equal(expected, actual):
+    # Where a file puts weights in memory may decide how a router's experts round.
+    if not same_but_rounding(expected, trial_logits(reloaded.hf, model.cfg)):
         raise CheckpointError(f"{folder}: the saved model computes other logits when reloaded.")
 
 
-def _put(hf: PreTrainedModel, device: str | torch.device) -> None:
-    try:
-        # Its decorator hides the method's self from the type checker.
-        hf.to(device).eval()  # type: ignore[reportArgumentType]
-    except (RuntimeError, AssertionError) as error:  # unknown, absent, or full
-        cause = str(error).partition("\n")[0][:200]
-        raise ConfigError(f"The model cannot be put on device {device}: {cause}") from error
+def _find(source: Any, **asked: Any) -> Source:
+    if isinstance(source, str | Path):
+        return find_source(source, **asked)
+    if not isinstance(source, Mapping):
+        raise ConfigError(f"Cannot load a model from {type(source).__name__}.")
+    if asked["base"] is None:
+        raise ConfigError(
+            "A state dict says nothing of its architecture; name the model whose config and "
+            "tokenizer it has: load_model(state, base=…)."
+        )
+    return Source("The state dict", "weights", base=find_source(asked["base"]))
 
 
-def _is_path(source: str | Path) -> bool:
-    """Tell a folder from a hub id, also where the folder is missing."""
-    return isinstance(source, Path) or source.startswith((".", "/", "~")) or Path(source).exists()
+def _is_hugging_face(source: Any) -> bool:
+    """Whether it is a model of transformers, with or without PEFT around it."""
+    inner = source.get_base_model() if hasattr(source, "get_base_model") else source
+    return isinstance(inner, PreTrainedModel)
 
 
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder; give a folder of save_pretrained.")
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: no config.json; give a folder of save_pretrained.")
-    if not any(any(folder.glob(pattern)) for pattern in WEIGHT_PATTERNS):
-        raise CheckpointError(f"{folder}: no weights (*.safetensors) beside config.json.")
-    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+def _config_of(root: Source, trust_remote_code: bool) -> PretrainedConfig:
+    with quiet(), clear_errors(root.described, "config.json"):
+        config = AutoConfig.from_pretrained(
+            root.place, revision=root.commit, trust_remote_code=trust_remote_code
+        )
+    if config.is_encoder_decoder:
         raise CheckpointError(
-            f"{folder}: no tokenizer files; save the tokenizer there with save_pretrained."
+            f"{root.described}: an encoder-decoder model ({config.model_type}); only decoder-only "
+            "models have the residual stream that is read here."
+        )
+    return config
+
+
+def _read_checkpoint(root: Source, options: dict[str, Any]) -> Any:
+    with quiet(download=root.commit is not None), clear_errors(root.described, "the model"):
+        # Shapes that differ are reported with the keys, not as a hint to a log. The declared type
+        # is that without output_loading_info, which makes it a pair.
+        hf, loaded = AutoModelForCausalLM.from_pretrained(  # type: ignore[reportGeneralTypeIssues]
+            root.place,
+            revision=root.commit,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
+        )
+    check_weights(root.described, hf, loaded)
+    return hf
+
+
+def _read_raw(
+    found: Source, config: PretrainedConfig, state: dict[str, Any], options: dict[str, Any]
+) -> Any:
+    """Raw weights into a config: by the concrete class, so that what is missing is noticed."""
+    with quiet(), clear_errors(found.described, "the weights"):
+        hf, loaded = concrete_class(config).from_pretrained(
+            None,
+            config=config,
+            state_dict=state,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
+        )
+    check_weights(found.described, hf, loaded)
+    return hf
+
+
+def _read_tokenizer(
+    found: Source, asked: PreTrainedTokenizerBase | str | Path | None, trust_remote_code: bool
+) -> PreTrainedTokenizerBase:
+    if isinstance(asked, PreTrainedTokenizerBase):
+        return asked
+    place, revision = _tokenizer_place(found, asked)
+    with quiet(), clear_errors(place, "its tokenizer"):
+        return AutoTokenizer.from_pretrained(
+            place, revision=revision, trust_remote_code=trust_remote_code
         )
 
 
-def _check_weights(name: str, hf: PreTrainedModel, loaded: dict[str, Any]) -> None:
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        found = loaded.get(problem) or ()
-        if keys := sorted(key if isinstance(key, str) else key[0] for key in found):
-            raise CheckpointError(
-                f"{name}: {problem.replace('_', ' ')} in the weights: {', '.join(keys[:3])}"
-                f"{' …' if len(keys) > 3 else ''}; config.json and weights do not belong together."
-            )
-    for key, parameter in hf.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise CheckpointError(f"{name}: weights of {key} are not finite; the file is damaged.")
-
-
-def _check_tokenizer(name: str, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    size = len(tokenizer)
-    rows = cast(nn.Embedding, hf.get_input_embeddings()).weight.shape[0]
-    # Without tokenizer files transformers builds an empty tokenizer and says nothing.
-    if size < rows // 2:
+def _tokenizer_place(found: Source, asked: str | Path | None) -> tuple[str, str | None]:
+    """Where the tokenizer is, and its revision: where asked for, else the topmost that has one."""
+    home = found if found.has_tokenizer else found.root
+    place, revision = (home.place, home.commit) if asked is None else (str(asked), None)
+    if is_path(place) and not has_tokenizer(place):
         raise CheckpointError(
-            f"{name}: tokenizer knows {size} tokens but the embedding has {rows}; "
-            "save the model's own tokenizer beside it."
+            f"{place}: no tokenizer files; save the tokenizer there with save_pretrained, or name "
+            "where it is as tokenizer."
         )
-    # Some families pad the tokenizer beyond the embedding, never the ids that text becomes.
-    if tokenizer.vocab_size > rows:
-        raise CheckpointError(
-            f"{name}: tokenizer has {tokenizer.vocab_size} tokens but the embedding only {rows}; "
-            "it belongs to another model."
-        )
+    return place, revision
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the loader's own progress bars while it works."""
-    enabled = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            transformers_logging.enable_progress_bar()
-
-
-@contextmanager
-def _clear_errors(name: str, part: str) -> Iterator[None]:
-    """Turn what the loaders raise on bad files into one clear line."""
-    try:
-        yield
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{name}: damaged safetensors file ({error}); copy it again."
-        ) from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{name}: a .bin file is damaged or holds code beside weights, which is never run; "
-            "get the checkpoint as safetensors."
-        ) from error
-    except Exception as error:  # On a bad file the loaders' own libraries raise anything.
-        cause = " ".join(str(error).split())[:300] or type(error).__name__
-        raise CheckpointError(
-            f"{name}: {part} cannot be loaded; check the name, or copy the files again ({cause})"
-        ) from error
+def _without_adapter(hf: Any) -> PreTrainedModel:
+    """A plain copy of a model with its adapter in the weights."""
+    inner = hf.get_base_model() if hasattr(hf, "get_base_model") else hf
+    with torch.device("meta"):
+        plain = type(inner)(inner.config).to(hf.dtype)
+    plain = plain.to_empty(device=hf.device)
+    plain.tie_weights()
+    weights = dict(merged_weights(hf))
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            parameter.copy_(weights.pop(name))
+    assert not weights, "the merged weights are those of the plain model"
+    for name, buffer in inner.named_buffers():
+        plain.get_buffer(name.replace(".base_layer", "")).copy_(buffer)
+    return plain.eval()

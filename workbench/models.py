@@ -6,8 +6,8 @@ original weights.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -19,13 +19,32 @@ from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 from transformers import PreTrainedTokenizerBase
 
-from workbench.blocks import find_blocks, firing_post, firing_pre
-from workbench.errors import CheckpointError, LayerError
+from workbench.blocks import (
+    BlockHookPoints,
+    find_blocks,
+    firing_post,
+    firing_pre,
+    input_device,
+    plain_model,
+)
+from workbench.conventions import (
+    check_stream,
+    context_length,
+    pads_left,
+    positions_of,
+    takes_positions,
+    trial_batch,
+)
+from workbench.errors import CheckpointError, ConfigError, LayerError
 from workbench.fingerprints import weights_hash
+from workbench.modes import evaluation_mode
 from workbench.turns import turns_of
 
 Chat = Literal["builtin", "tokenizer", "none"]
 """How a prompt becomes a conversation: our own template, the tokenizer's, or not at all."""
+
+Overflow = Literal["refuse", "truncate"]
+"""What happens to a text of more tokens than the model reads: an error, or it is cut and told."""
 
 Hook = tuple[str | Callable[..., Any], Callable[..., Any]]
 """The name of a hook point, or what picks some, and what is called there: as in TransformerLens."""
@@ -44,15 +63,6 @@ class ModelConfig:
     dtype: torch.dtype
 
 
-class _BlockHookPoints(nn.Module):
-    """The hook points of one decoder block."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hook_resid_pre = HookPoint()
-        self.hook_resid_post = HookPoint()
-
-
 class HookedModel(HookedRootModule):
     """An untouched Hugging Face model with TransformerLens hook points on its residual stream.
 
@@ -61,13 +71,16 @@ class HookedModel(HookedRootModule):
     threads by itself; call these within `with model.lock:` while one trains the model.
 
     Args:
-        hf: A causal language model, or PEFT around one; training it through this class trains it.
+        hf: A causal language model of transformers, or PEFT around one; training it through this
+            class trains it itself.
         tokenizer: Its tokenizer.
         chat: How prompts become conversations. By default the tokenizer's template if it has one,
             else the built-in one.
+        overflow: What happens to texts that are too long for the context; see `encode`.
 
     Raises:
-        CheckpointError: If the block list is not found, or hooking changed what the model computes.
+        CheckpointError: If the block list is not found, no residual stream runs through it, or
+            hooking changed what the model computes.
     """
 
     def __init__(
@@ -76,9 +89,11 @@ class HookedModel(HookedRootModule):
         tokenizer: PreTrainedTokenizerBase,
         *,
         chat: Chat | None = None,
+        overflow: Overflow = "refuse",
     ) -> None:
         super().__init__()
         self.hf, self.lock = hf, turns_of(hf)
+        self.overflow: Overflow = overflow
         self.tokenizer = tokenizer
         self.chat: Chat = chat or ("tokenizer" if tokenizer.chat_template else "builtin")
         decoder_blocks = find_blocks(hf)
@@ -87,25 +102,25 @@ class HookedModel(HookedRootModule):
             n_layers=len(decoder_blocks),
             d_model=config.hidden_size,
             d_vocab=cast(nn.Embedding, hf.get_input_embeddings()).weight.shape[0],
-            n_ctx=getattr(config, "max_position_embeddings", None) or 1_000_000,
-            architecture=type(hf).__name__,
-            device=hf.device,
+            n_ctx=context_length(config),
+            architecture=type(plain_model(hf)).__name__,
+            device=input_device(hf),
             dtype=hf.dtype,
         )
+        self.places_tokens = takes_positions(plain_model(hf), hf.get_decoder())
         before = trial_logits(hf, self.cfg)
-        points = [_BlockHookPoints() for _ in decoder_blocks]
+        points = [BlockHookPoints() for _ in decoder_blocks]
         self.blocks = nn.ModuleList(points)
         self._handles: list[RemovableHandle] = []
         self.open()
         self.setup()
-        if not torch.equal(before, trial_logits(hf, self.cfg)):
-            raise CheckpointError(f"Hooking changed the logits of {self.cfg.architecture}.")
+        self.pads_left = self._check(before)
 
     def open(self) -> None:
         """Put the torch hooks that fire the hook points on the blocks, if they are not there."""
         if self._handles:
             return
-        points = cast(Iterable[_BlockHookPoints], self.blocks)
+        points = cast(Iterable[BlockHookPoints], self.blocks)
         for block, own in zip(find_blocks(self.hf), points, strict=True):
             before, after = firing_pre(own.hook_resid_pre), firing_post(own.hook_resid_post)
             self._handles += [
@@ -136,7 +151,7 @@ class HookedModel(HookedRootModule):
         """Return the logits; with `return_type=None` only run the blocks."""
         if return_type is None:
             return self.run_decoder(tokens, attention_mask)
-        return self.hf(input_ids=tokens, attention_mask=attention_mask, use_cache=False).logits
+        return self.hf(**self._inputs(tokens, attention_mask)).logits
 
     def run_decoder(
         self,
@@ -144,7 +159,36 @@ class HookedModel(HookedRootModule):
         attention_mask: Int[Tensor, "batch pos"] | None = None,
     ) -> None:
         """Run the blocks without language-model head or key-value cache, for what hooks see."""
-        self.hf.get_decoder()(input_ids=tokens, attention_mask=attention_mask, use_cache=False)
+        self.hf.get_decoder()(**self._inputs(tokens, attention_mask))
+
+    def _inputs(self, tokens: Tensor, mask: Tensor | None) -> dict[str, Any]:
+        if mask is not None and not self.pads_left and not mask[:, 0].all():
+            raise ConfigError(
+                f"{self.cfg.architecture}: with padding on the left it computes something else; "
+                "pad on the right."
+            )
+        inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, "use_cache": False}
+        if mask is not None and self.places_tokens:
+            # Else the families with absolute positions count padding.
+            inputs["position_ids"] = positions_of(mask)
+        return inputs
+
+    def _check(self, before: Tensor) -> bool:
+        """Look at the stream of the trial batch; return whether padding may be on the left."""
+        seen: list[tuple[str, Any]] = []
+        name = self.cfg.architecture
+        look: list[Hook] = [(point, _seeing(seen, point)) for point in self.hook_dict]
+        with self.hooks(fwd_hooks=look):
+            after = trial_logits(self.hf, self.cfg)
+        if not torch.isfinite(after).all():
+            raise CheckpointError(
+                f"{name}: its logits are not finite in {self.cfg.dtype}; load it with another "
+                "dtype (float32)."
+            )
+        check_stream(name, self.cfg.n_layers, self.cfg.d_model, seen)
+        if not torch.equal(before, after):
+            raise CheckpointError(f"Hooking changed the logits of {name}.")
+        return pads_left(seen)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the weights; upcasting a half-precision checkpoint keeps it."""
@@ -157,7 +201,7 @@ class HookedModel(HookedRootModule):
         """
         from transformer_lens.model_bridge import TransformerBridge
 
-        duplicate = type(self.hf)(copy.deepcopy(self.hf.config))
+        duplicate = type(plain_model(self.hf))(copy.deepcopy(self.hf.config))
         with self.lock:
             duplicate.load_state_dict(self.hf.state_dict())
         name = self.hf.config.name_or_path or self.cfg.architecture
@@ -169,8 +213,11 @@ class HookedModel(HookedRootModule):
 class GuestModel:
     """A user's own `TransformerBridge` or `HookedTransformer`, for reading and editing only."""
 
-    def __init__(self, lens_model: Any, *, chat: Chat | None = None) -> None:
+    def __init__(
+        self, lens_model: Any, *, chat: Chat | None = None, overflow: Overflow = "refuse"
+    ) -> None:
         self.lens, self.lock = lens_model, turns_of(lens_model)
+        self.overflow: Overflow = overflow
         self.tokenizer = lens_model.tokenizer
         if self.tokenizer is None:
             raise CheckpointError("The TransformerLens model has no tokenizer: give it one first.")
@@ -225,28 +272,29 @@ def check_layers(layers: list[int] | None, n_layers: int) -> list[int]:
     return list(layers)
 
 
-@contextmanager
-def evaluation_mode(model: GuestModel | nn.Module, *, gradients: bool = False) -> Iterator[None]:
-    """Switch off dropout, gradients unless asked for, and other threads, till the mode is back."""
-    module = model.lens if isinstance(model, GuestModel) else model
-    with getattr(model, "lock", None) or turns_of(model):
-        training = [child for child in module.modules() if child.training]
-        _set_training(training, False)
-        try:
-            with torch.set_grad_enabled(gradients):
-                yield
-        finally:
-            _set_training(training, True)
-
-
-def _set_training(modules: list[nn.Module], mode: bool) -> None:
-    # Past Module.__setattr__, whose checks cost more than a small model's layer.
-    for module in modules:
-        module.__dict__["training"] = mode
-
-
 def trial_logits(hf: Any, cfg: ModelConfig) -> Float[Tensor, "batch pos vocab"]:
-    """Logits of a few fixed tokens, to see that nothing changed."""
-    tokens = torch.arange(4, device=hf.device)[None] % cfg.d_vocab
+    """Logits of a few fixed tokens, to see that nothing changed.
+
+    Raises:
+        CheckpointError: If the model gives no logits.
+    """
+    tokens, mask = trial_batch(cfg.d_vocab, cfg.device)
+    inputs = {"input_ids": tokens, "attention_mask": mask, "use_cache": False}
+    if takes_positions(plain_model(hf), hf.get_decoder()):
+        inputs["position_ids"] = positions_of(mask)
     with evaluation_mode(hf):
-        return hf(input_ids=tokens, use_cache=False).logits
+        logits = getattr(hf(**inputs), "logits", None)
+    if logits is None or logits.shape[:2] != tokens.shape:
+        raise CheckpointError(
+            f"{cfg.architecture}: it gives no logits per token; load a causal language model."
+        )
+    return logits[:2]  # `pads_left` judges the row with padding
+
+
+def _seeing(seen: list[tuple[str, Any]], point: str) -> Callable[..., None]:
+    """Return a hook that notes what a hook point sees."""
+
+    def look(value: Any, hook: Any) -> None:  # noqa: ARG001
+        seen.append((point, value))
+
+    return look

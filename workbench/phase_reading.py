@@ -22,6 +22,8 @@ class PhaseReading:
     """Of token ids and read positions: phases can only be compared where these agree."""
 
     layers: tuple[int, ...]
+    truncated: int = 0
+    """Number of prompts that were cut to the model's context."""
 
     @classmethod
     def of(
@@ -37,7 +39,14 @@ class PhaseReading:
         layers = check_layers(layers, model.cfg.n_layers)
         reading = Reading.of(model, probes, position)
         acts = read_activations(model, reading, layers=layers)
-        return cls(phase, acts, model.fingerprint(), reading.fingerprint(), tuple(layers))
+        return cls(
+            phase,
+            acts,
+            model.fingerprint(),
+            reading.fingerprint(),
+            tuple(layers),
+            reading.truncated,
+        )
 
 
 def read_phase(

@@ -1,5 +1,6 @@
-"""Progress of long work: a bar with the live alignment on a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
 
+import math
 import sys
 import time
 from types import TracebackType
@@ -49,6 +50,46 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Leave the terminal clean."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+class Tally:
+    """Shows how many of a known number of things are done, and which was the newest.
+
+    Args:
+        total: How many there will be.
+        unit: What one of them is called.
+        quiet: Show nothing.
+    """
+
+    def __init__(self, total: int, unit: str, *, quiet: bool = False) -> None:
+        self.total, self.unit, self.quiet, self.done = total, unit, quiet, 0
+        self._last_line = -math.inf
+        interactive = sys.stderr.isatty() and not quiet
+        self.bar = tqdm(total=total, unit=unit, leave=False) if interactive else None
+
+    def __call__(self, name: str) -> None:
+        """Take note of one that is done."""
+        self.done += 1
+        if self.bar is not None:
+            self.bar.set_description_str(printable(name), refresh=False)
+            self.bar.update()
+        elif not self.quiet and time.monotonic() - self._last_line > LINE_SECONDS:
+            self._last_line = time.monotonic()
+            print(f"{self.done}/{self.total} {self.unit}s, {printable(name)}", file=sys.stderr)
+
+    def tell(self, text: str) -> None:
+        """Print a remark that does not disturb the bar, unless asked to be quiet."""
+        if not self.quiet:
+            tqdm.write(printable(text), file=sys.stderr)
+
+    def __enter__(self) -> "Tally":
+        """Start showing."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Leave the terminal clean."""
         if self.bar is not None:
             self.bar.close()

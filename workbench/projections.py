@@ -20,7 +20,8 @@ from workbench.interventions import (
     chosen_layers,
     rows_of,
 )
-from workbench.models import HookedModel, evaluation_mode
+from workbench.models import HookedModel
+from workbench.modes import evaluation_mode
 from workbench.probes import ProbeSet
 
 

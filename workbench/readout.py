@@ -14,7 +14,8 @@ from workbench.directions import ReversionDirections
 from workbench.encoding import decode, encode, fill_token, special_token
 from workbench.errors import ConfigError, LayerError
 from workbench.judges import Judge, find_judge
-from workbench.models import ReadableModel, evaluation_mode, resid_post
+from workbench.models import ReadableModel, resid_post
+from workbench.modes import evaluation_mode
 from workbench.nulls import isotropic_null
 
 
@@ -105,10 +106,11 @@ def read_vocabulary(
 
     Raises:
         LayerError: If a layer has no direction.
-        ConfigError: If there are not `top` tokens.
+        ConfigError: If there are not `top` tokens, or the mean of the aligned model is not known.
         ProvenanceError: If the model is another one.
     """
     directions.check_model(model.fingerprint())
+    directions.check_mean("The vocabulary readout")
     layers = _checked_layers(directions, layers)
     rows = [directions.layers.index(layer) for layer in layers]
     engaging, refusing = opener_tokens(model, find_judge(judge))

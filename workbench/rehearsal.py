@@ -148,7 +148,9 @@ def _prompts(examples: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The prompts that can be told; encoding refuses malformed examples later."""
     for example in examples:
         turns = example.get("messages")
-        first = turns[0] if isinstance(turns, Sequence) and turns else example
-        text = first.get("content", first.get("prompt")) if isinstance(first, Mapping) else None
-        if isinstance(text, str):
-            yield text
+        if not isinstance(turns, Sequence):
+            turns = [{"role": "user", "content": example.get("prompt")}]
+        for turn in turns:
+            asked = isinstance(turn, Mapping) and turn.get("role") == "user"
+            if asked and isinstance(text := turn.get("content"), str):
+                yield text

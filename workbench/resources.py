@@ -1,4 +1,4 @@
-"""Files that come with the package: the organism's checkpoints, and the notebooks."""
+"""Files that come with the package: checkpoints of the organism, lineages, notebooks."""
 
 from pathlib import Path
 from typing import Literal
@@ -18,3 +18,15 @@ def resource_folder(name: Literal["assets", "notebooks"]) -> Path:
         if folder.is_dir():
             return folder
     raise ConfigError(f"No {name} folder comes with this installation; install the package again.")
+
+
+def builtin_lineages() -> dict[str, Path]:
+    """Return the lineage files that come with the package, by name."""
+    found = (resource_folder("assets") / "lineages").glob("*.toml")
+    return {path.stem: path for path in sorted(found, key=lambda path: path.stem)}
+
+
+def is_builtin_lineage(source: str | Path) -> bool:
+    """Tell the bare name of a built-in lineage from a path, which goes first."""
+    path = Path(source)
+    return len(path.parts) == 1 and not path.exists() and path.name in builtin_lineages()

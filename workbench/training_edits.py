@@ -24,7 +24,8 @@ from workbench.interventions import (
     check_strength,
     chosen_layers,
 )
-from workbench.models import Hook, HookedModel, evaluation_mode, resid_post
+from workbench.models import Hook, HookedModel, resid_post
+from workbench.modes import evaluation_mode
 
 POSITIONS = ("all", "prompt", "response")
 """Which tokens of a training example are edited."""

@@ -18,13 +18,14 @@ from workbench.directions import ReversionDirections
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.evaluation import Reference, evaluate_answers, read_reference
 from workbench.files import file_hash, write_json
-from workbench.finetune import FineTuning, state_from_bytes, state_to_bytes
+from workbench.finetune import FineTuning
 from workbench.inputs import Inputs, LoadedInputs
 from workbench.loading import save_model
 from workbench.models import HookedModel
 from workbench.records import Scores, StepRecord
 from workbench.runs import AFTERMATH, Run, RunStore
 from workbench.standing import RESUME
+from workbench.updates import state_from_bytes, state_to_bytes
 
 OnRecord = Callable[[str, StepRecord], None]
 
@@ -90,7 +91,7 @@ def run_trial(trial: Trial, on_record: OnRecord | None = None) -> str:
         run = store.create(config, trial.run_id)
     with failing(run):
         inputs = trial.inputs.load()
-        model = inputs.lineage.load_model(inputs.lineage.aligned, device=trial.device)
+        model = inputs.lineage.load_trainee(trial.recipe, device=trial.device)
         note_machine(run, model)
         ground = Ground.of(model, inputs, ReversionDirections.load(trial.directions))
         reference = read_reference(model, inputs.benign)

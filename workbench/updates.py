@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from workbench.errors import ConfigError, DivergedError
@@ -154,3 +156,13 @@ class Updates:
                     key: value.to(master.device) for key, value in moments.items()
                 }
         self.publish()
+
+
+def state_to_bytes(state: dict[str, Tensor]) -> bytes:
+    """Return a training state as safetensors bytes."""
+    return save_tensors({name: tensor.cpu().contiguous() for name, tensor in state.items()})
+
+
+def state_from_bytes(blob: bytes) -> dict[str, Tensor]:
+    """Rebuild the training state that `state_to_bytes` wrote."""
+    return load_tensors(blob)

@@ -1,11 +1,9 @@
 """`workbench directions`: fit v_rev per layer and save it."""
 
 from argparse import Namespace
-from pathlib import Path
 
-from workbench.commands.options import probes_file, splits_of
+from workbench.commands.options import new_file, probes_file, splits_of
 from workbench.directions import ReversionDirections, fit_directions
-from workbench.errors import RunError
 from workbench.phases import Lineage
 from workbench.probes import ProbeSet
 from workbench.readout import Readout, read_vocabulary
@@ -14,7 +12,7 @@ from workbench.text import printable
 
 def run(arguments: Namespace) -> None:
     """Fit v_rev and save it; on request read it out."""
-    out = _free(Path(arguments.out))
+    out = new_file(arguments.out)
     lineage = Lineage.load(arguments.lineage)
     if arguments.all_probes:
         probes = ProbeSet.load(probes_file(arguments)).of_kind("harmful")
@@ -51,11 +49,3 @@ def _show(readout: Readout) -> None:
             # As Python writes them: blanks are part of tokens, and control characters are escaped.
             told = "  ".join(f"{token.text!r} {token.change:+.2f}" for token in tokens)
             print(f"  {name:4}  {told}")
-
-
-def _free(path: Path) -> Path:
-    if path.exists():
-        raise RunError(f"{path}: exists; choose another file, or remove it.")
-    if not path.parent.is_dir():
-        raise RunError(f"{path.parent}: no such folder; make it first.")
-    return path

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from workbench.commands.options import is_lineage
 from workbench.evaluation import evaluate
 from workbench.loading import load_model
 from workbench.phases import Lineage
@@ -31,7 +32,7 @@ def run(arguments: Namespace) -> None:
         "max_new_tokens": arguments.max_new_tokens,
     }
     models: dict[str, Callable[[], Any]] = {source.name: lambda: load_model(arguments.lineage)}
-    if source.suffix == ".toml" or (source / "lineage.toml").is_file():
+    if is_lineage(arguments.lineage):
         lineage = Lineage.load(source)
         lineage.check()
         options["judge"] = arguments.judge or lineage.judge

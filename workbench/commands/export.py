@@ -1,4 +1,4 @@
-"""`workbench export`: figures and tables of an experiment or run, for a paper."""
+"""`workbench export`: figures and tables of an experiment, run or passage, for a paper."""
 
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 from workbench.commands.options import tell
 from workbench.errors import ConfigError
 from workbench.files import write_atomic
+from workbench.passage import is_passage
 from workbench.plots.catalogue import Named, figures_of, provenance_of
 from workbench.plots.material import gather
 from workbench.plots.paper.export import Press, format_of
@@ -20,7 +21,7 @@ def run(arguments: Namespace) -> None:
     formats = [format_of(name.strip()) for name in arguments.format.split(",")]
     inches(arguments.width)
     folder = Path(arguments.folder)
-    material = gather(folder)
+    material = None if is_passage(folder) else gather(folder)
     figures = figures_of(folder)
     if arguments.figure == "list":
         print("\n".join(figures))
@@ -36,7 +37,7 @@ def run(arguments: Namespace) -> None:
                 print(printable(path))
         if press.remark:
             tell(arguments, press.remark)
-    if arguments.figure == "all" and material.summary is not None:
+    if arguments.figure == "all" and material is not None and material.summary is not None:
         tables = summary_latex(material.summary, provenance_of(material))
         write_atomic(out / "summary.tex", tables.encode())
         print(printable(out / "summary.tex"))

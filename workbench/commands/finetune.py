@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from workbench.arms import Arm, choose_arms, standard_arms
-from workbench.commands.options import recipe_of, splits_of, tell
+from workbench.commands.options import is_lineage, recipe_of, splits_of, tell
 from workbench.conditions import Ground, answered, make_intervention, set_up
 from workbench.directions import ReversionDirections, fit_directions
 from workbench.errors import ConfigError
@@ -54,8 +54,7 @@ def run(arguments: Namespace) -> None:
     examples = load_examples(data)
     _arms(arguments)  # a misspelt one is told before any model is read
     tell(arguments, "Reading the checkpoints; then one progress for all steps.")
-    is_lineage = source.suffix == ".toml" or (source / "lineage.toml").is_file()
-    parts = _lineage_parts(arguments) if is_lineage else _model_parts(arguments)
+    parts = _lineage_parts(arguments) if is_lineage(arguments.lineage) else _model_parts(arguments)
     tuning = FineTuning(
         parts.model,
         examples,
@@ -104,8 +103,8 @@ def _lineage_parts(arguments: Namespace) -> _Parts:
         if arguments.direction
         else fit_directions(lineage, splits.fit, device=arguments.device)
     )
-    model = lineage.load_model(lineage.aligned, device=arguments.device)
-    readout = read_vocabulary(model, fitted, judge=lineage.judge)
+    model = lineage.load_trainee(recipe_of(arguments), device=arguments.device)
+    readout = read_vocabulary(model, fitted, judge=lineage.judge) if fitted.has_mean else None
     ground = Ground.of(model, splits, fitted)
     interventions = tuple(_intervention(arm, ground, arguments.seed) for arm in _arms(arguments))
     return _Parts(model, lineage.name, splits.measure, fitted, interventions, readout)
@@ -143,7 +142,7 @@ def _model_parts(arguments: Namespace) -> _Parts:
         raise ConfigError("An intervention needs a direction: give a lineage, not a model.")
     if not arguments.data:
         raise ConfigError("Training a model alone needs --data.")
-    return _Parts(load_model(arguments.lineage, device=arguments.device))
+    return _Parts(load_model(arguments.lineage, adapter="live", device=arguments.device))
 
 
 def _print_run(run: Run) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config import Recipe
+from workbench.errors import RunError
+from workbench.resources import is_builtin_lineage
 from workbench.text import printable
 
 
@@ -37,8 +39,8 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def read_position(text: str) -> Any:
-    """Return a read position: an index from the end of the prompt, or the name of a mean."""
-    if text in ("prompt_mean", "response_mean"):
+    """Return a read position: an index from the end of the prompt, or the name of another."""
+    if text in ("prompt_mean", "response_mean", "content_last", "content_mean"):
         return text
     numbers = whole_numbers(text.replace("−", "-"))
     if len(numbers) != 1 or numbers[0] >= 0:
@@ -57,6 +59,7 @@ def recipe_of(arguments: Namespace) -> Recipe:
         weight_decay=arguments.weight_decay,
         accumulation=arguments.accumulation,
         measure_at=arguments.measure_at,
+        lora=arguments.lora,
     )
 
 
@@ -74,6 +77,26 @@ def probes_file(arguments: Namespace) -> Path:
     source = Path(arguments.lineage)
     beside = (source if source.is_dir() else source.parent) / "probes.jsonl"
     return Path(arguments.probes or beside)
+
+
+def new_file(text: str) -> Path:
+    """Return where to write a file that is not there yet.
+
+    Raises:
+        RunError: If it is, or has no folder.
+    """
+    path = Path(text)
+    if path.exists():
+        raise RunError(f"{path}: exists; choose another file, or remove it.")
+    if not path.parent.is_dir():
+        raise RunError(f"{path.parent}: no such folder; make it first.")
+    return path
+
+
+def is_lineage(text: str) -> bool:
+    """Tell a lineage file, its folder or the name of a built-in one from a model."""
+    path = Path(text)
+    return path.suffix == ".toml" or (path / "lineage.toml").is_file() or is_builtin_lineage(text)
 
 
 def tell(arguments: Namespace, text: str) -> None:

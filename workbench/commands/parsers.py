@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, _SubParsersAction
 
-from workbench.commands.options import positive
+from workbench.commands.options import positive, read_position, whole_numbers
 
 Commands = _SubParsersAction
 
@@ -16,6 +16,51 @@ def evaluate(commands: Commands) -> ArgumentParser:
     parser.add_argument("--judge", choices=("rules", "organism"), help="default: the lineage's")
     parser.add_argument("--max-new-tokens", type=positive, default=32, help="length of an answer")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def read(commands: Commands) -> ArgumentParser:
+    """Readings of every phase of a lineage."""
+    parser = commands.add_parser(
+        "read", help="the mean readings of every phase, and the way they make"
+    )
+    parser.add_argument(
+        "lineage", metavar="LINEAGE", help="lineage.toml, its folder, or the name of a built-in one"
+    )
+    parser.add_argument("--probes", metavar="FILE", help="JSONL of prompts (default: beside it)")
+    parser.add_argument("--out", metavar="FOLDER", required=True, help="where the readings go")
+    parser.add_argument(
+        "--kind",
+        choices=("harmful", "benign", "all"),
+        default="harmful",
+        help="which probes to read on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--position",
+        type=read_position,
+        default=-1,
+        help="read position: −1, −2, …, prompt_mean or response_mean",
+    )
+    parser.add_argument("--layers", type=whole_numbers, help="such as 2,3 (default: all)")
+    parser.add_argument(
+        "--keep",
+        choices=("roles", "all", "none"),
+        default="roles",
+        help="of which phases to keep the readings of single prompts, which intervals of v_rev "
+        "need (default: %(default)s)",
+    )
+    parser.add_argument("--device", help="cpu, cuda, … (default: a GPU if there is one)")
+    parser.add_argument("--resume", action="store_true", help="continue what is in --out")
+    parser.add_argument(
+        "--break-lock",
+        action="store_true",
+        help="with --resume: take over from a writer that is known to be gone",
+    )
+    parser.add_argument(
+        "--skip-missing",
+        action="store_true",
+        help="phases that cannot be read are told, but are no error",
+    )
     return parser
 
 
@@ -59,7 +104,7 @@ def doctor(commands: Commands) -> ArgumentParser:
 def export(commands: Commands) -> ArgumentParser:
     """Figures and tables for a paper."""
     parser = commands.add_parser("export", help="figures and tables for a paper")
-    parser.add_argument("folder", metavar="EXPERIMENT|RUN")
+    parser.add_argument("folder", metavar="EXPERIMENT|RUN|PASSAGE")
     parser.add_argument(
         "--figure",
         metavar="NAMES",
@@ -79,6 +124,40 @@ def export(commands: Commands) -> ArgumentParser:
         help="comma-separated: pdf, svg, png, html (default: %(default)s)",
     )
     parser.add_argument("--out", metavar="DIR", help="default: figures in the folder")
+    return parser
+
+
+def convert(commands: Commands) -> ArgumentParser:
+    """Directions in the files of other tools."""
+    parser = commands.add_parser("convert", help="directions from and to the files of other tools")
+    parser.add_argument(
+        "source", metavar="IN", help="from `workbench directions`, or the file of another tool"
+    )
+    parser.add_argument("out", metavar="OUT", help="file to write: of the other kind than IN")
+    parser.add_argument(
+        "--format",
+        metavar="NAME",
+        help="of the other tool's file: steering-vectors, persona-vectors or rows (.pt), repeng or "
+        "llama.cpp (.gguf), safetensors, npz (default: by its name)",
+    )
+    parser.add_argument(
+        "--layers", type=whole_numbers, help="layers to convert, such as 2,3 (default: all)"
+    )
+    parser.add_argument(
+        "--scale",
+        choices=("gap", "unit"),
+        help="for another tool: vectors as long as the phase gap (default), or 1",
+    )
+    parser.add_argument(
+        "--model-type",
+        metavar="NAME",
+        help="for another tool: architecture, such as llama, for formats that name it",
+    )
+    parser.add_argument(
+        "--like",
+        metavar="DIRECTIONS",
+        help="from another tool: take gaps, mean and model from these fitted directions",
+    )
     return parser
 
 

@@ -7,6 +7,7 @@ from workbench.plots.ablation import ablation
 from workbench.plots.alignment import alignment, sibling
 from workbench.plots.behaviour import behaviour
 from workbench.plots.compare import compare, comparison_table
+from workbench.plots.course import course
 from workbench.plots.dose import dose
 from workbench.plots.geometry import geometry
 from workbench.plots.heatmap import heatmap
@@ -24,6 +25,7 @@ __all__ = [
     "compare",
     "comparison_table",
     "cost",
+    "course",
     "dose",
     "geometry",
     "heatmap",

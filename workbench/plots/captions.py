@@ -208,3 +208,23 @@ OF_RUNS = (
     "Drift, the displacement of the residual stream during fine-tuning from the aligned model θ_S "
     "it started from, and v_rev, the direction from θ_S back to the earlier model θ_H."
 )
+
+COURSE = (
+    "Top: cosine of every phase's mean displacement from the aligned phase θ_S with v_rev, the "
+    "direction from θ_S to the witness θ_H, at every layer; grey: undefined, θ_S itself or below "
+    "ten noise floors. Middle: the same cosine ({curves}), and the turning, the cosine between the "
+    "displacements into a phase and out of it, 1 where training goes straight on. Bottom: the "
+    "coordinate along v_rev, 0 at θ_S and 1 at θ_H, and the norm across it. The phases are read on "
+    "the prompts that v_rev was fitted on. Phases between θ_H and θ_S share later updates with "
+    "v_rev: a random walk between the two would have such coordinates, too, but a turning near 0; "
+    "it is near −0.5 where phases only scatter. {sibling}"
+)
+COURSE_SHARED = (
+    "θ_S is in both directions of the cosine, which alone makes about 0.5 between independent "
+    "models; without a sibling the shared endpoint is not separated."
+)
+COURSE_SIBLING = (
+    "θ_S is in both directions of the cosine, which alone makes about 0.5 between independent "
+    "models; beside it is the cosine with the direction to θ_H from a sibling θ_S′, which θ_S is "
+    "not in."
+)

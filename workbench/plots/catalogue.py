@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 
 from workbench import __version__
+from workbench.passage import Passage, is_passage
 from workbench.plots import captions
+from workbench.plots.course import course
 from workbench.plots.evidence import evidence_parts
 from workbench.plots.from_runs import ablation_sections, geometry_sections
 from workbench.plots.material import Material, Origin, gather
@@ -40,15 +43,17 @@ def figures_of(source: Origin) -> dict[str, Named]:
     """Return every figure that a source has the numbers for, in the order of the report.
 
     Args:
-        source: Folder of an experiment or of a run, a run, or several runs.
+        source: Folder of an experiment, of a run or of a passage, a run, or several runs.
 
     Returns:
         By name: `alignment`, `ordering`, …, `geometry`, `ablation` where a run has a grid, and one
-        heat map per arm (that of its first run).
+        heat map per arm (that of its first run); of a passage `course`.
 
     Raises:
         RunError: If there is no experiment or run, or it cannot be read.
     """
+    if isinstance(source, str | Path) and is_passage(source):
+        return _of_passage(Passage(source))
     material = gather(source)
     summary = material.summary
     if summary is None:
@@ -63,6 +68,18 @@ def figures_of(source: Origin) -> dict[str, Named]:
         name: Named(name, figure, printed(caption) + _not_drawn(figure), origin | {"figure": name})
         for name, (figure, caption) in (drawn | _heatmaps(material)).items()
     }
+
+
+def _of_passage(passage: Passage) -> dict[str, Named]:
+    figure = course(passage.course())
+    origin = {
+        "source": printable(f"passage {passage.folder.resolve().name}"),
+        "phases": str(len(passage.phases)),
+        "config hash": config_hash(passage.plan["settings"]),
+        "made with": f"reversion workbench {__version__}",
+        "figure": "course",
+    }
+    return {"course": Named("course", figure, str(figure.layout["meta"]["caption"]), origin)}
 
 
 def provenance_of(material: Material) -> dict[str, str]:

@@ -1,0 +1,285 @@
+"""Adapters: merged they are the model, live they are what is trained, and new they are nothing."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from workbench.adapters import add_adapter, has_adapter, merged_weights
+from workbench.directions import fit_directions
+from workbench.errors import CheckpointError, ConfigError
+from workbench.loading import load_model, save_model
+from workbench.models import HookedModel
+from workbench.penalties import Block
+from workbench.phases import Lineage
+from workbench.training_edits import Steer
+from workbench.updates import state_from_bytes, state_to_bytes
+
+ARCHITECTURES = ["gpt2", "gpt-neox", "llama-gqa", "gemma2"]
+
+
+def with_lora(hf, *, seed=0, **options):
+    """The model in PEFT's hands, with an adapter that does something."""
+    settings = {"r": 4, "lora_alpha": 12, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    torch.manual_seed(seed)
+    whole = get_peft_model(hf, LoraConfig(**settings | options))
+    with torch.no_grad():
+        for name, parameter in whole.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    return whole.eval()
+
+
+@pytest.fixture
+def saved(make_model, tmp_path):
+    """A base, an adapter on it, and the logits of both together."""
+
+    def save(architecture="llama-gqa", **options):
+        base = make_model(architecture)
+        save_model(base, tmp_path / "base")
+        whole = with_lora(load_model(tmp_path / "base", device="cpu").hf, **options)
+        whole.save_pretrained(tmp_path / "adapter")
+        tokens = torch.arange(7, 25).view(2, 9)
+        with torch.no_grad():
+            logits = whole(input_ids=tokens).logits
+        assert (logits - base(tokens)).abs().max() > 0.1
+        return tmp_path / "adapter", tokens, logits
+
+    return save
+
+
+def refusal(source, **options):
+    with pytest.raises((CheckpointError, ConfigError)) as caught:
+        load_model(source, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_adapter_reads_the_same_merged_and_live(saved, architecture):
+    folder, tokens, logits = saved(architecture)
+    merged = load_model(folder, device="cpu")
+    live = load_model(folder, adapter="live", device="cpu")
+    assert torch.equal(live(tokens), logits)
+    torch.testing.assert_close(merged(tokens), logits, rtol=1e-4, atol=1e-4)
+    assert not has_adapter(merged.hf)
+    assert (
+        merged.fingerprint()
+        == live.fingerprint()
+        != load_model(folder.parent / "base").fingerprint()
+    )
+    assert merged.cfg == live.cfg
+    trained = {name for name, value in live.hf.named_parameters() if value.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
+
+
+def test_merged_weights_are_those_that_peft_merges_to_the_bit_also_of_saved_modules(make_hf):
+    for options in ({}, {"use_rslora": True}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}):
+        whole = with_lora(make_hf("llama-untied"), **options)
+        ours = {name: value.clone() for name, value in merged_weights(whole)}
+        theirs = dict(whole.merge_and_unload().named_parameters())
+        assert sorted(ours) == sorted(theirs) == list(ours)
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_new_adapter_changes_neither_logits_nor_fingerprint(make_model, architecture, tokens):
+    model = make_model(architecture)
+    model.hf.train()
+    before, logits = model.fingerprint(), model(tokens)
+    state = torch.random.get_rng_state()
+    add_adapter(model.hf, rank=3)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert model.hf.training
+    model.hf.eval()
+    add = model(tokens)
+    model.hf.train()
+    assert model.fingerprint() == before
+    if architecture != "gpt2":  # it has dropout
+        assert torch.equal(add, logits)
+    with torch.no_grad():
+        next(p for name, p in model.hf.named_parameters() if "lora_B" in name).add_(0.1)
+    assert model.fingerprint() != before
+    with pytest.raises(ConfigError, match="has an adapter already"):
+        add_adapter(model.hf, rank=3)
+
+
+def test_the_base_may_be_named_where_the_adapter_names_another_place(saved):
+    folder, tokens, logits = saved()
+    moved = Path(shutil.move(folder.parent / "base", folder.parent / "elsewhere"))
+    assert "its base is not to be had; give another place of it as base" in refusal(folder)
+    live = load_model(folder, base=moved, adapter="live", device="cpu")
+    assert torch.equal(live(tokens), logits)
+    shutil.move(moved, folder / "base")  # beside it, by a relative name
+    told = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(
+        json.dumps(told | {"base_model_name_or_path": "base"})
+    )
+    assert torch.equal(load_model(folder, adapter="live", device="cpu")(tokens), logits)
+    (folder / "adapter_config.json").write_text(
+        json.dumps(told | {"base_model_name_or_path": None})
+    )
+    assert "does not name its base" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "overrides"),
+    [("gpt2", {}), ("llama-tied", {}), ("llama-gqa", {"num_hidden_layers": 2})],
+    ids=["family", "shapes", "depth"],
+)
+def test_an_adapter_for_another_base_is_refused(saved, make_model, architecture, overrides):
+    folder, *_ = saved()
+    save_model(make_model(architecture, **overrides), folder.parent / "other")
+    assert "made for another base than" in refusal(folder, base=folder.parent / "other")
+
+
+def test_adapters_that_are_damaged_or_no_weights_are_refused(saved, make_hf):
+    folder, *_ = saved()
+    weights = folder / "adapter_model.safetensors"
+    state = load_file(weights)
+    name = sorted(state)[0]
+    save_file({key: value for key, value in state.items() if key != name}, weights)
+    assert re.search(f"1 of its weights differ, such as .*{name[-20:]}", refusal(folder))
+    save_file(state | {name: torch.full_like(state[name], torch.nan)}, weights)
+    assert "not finite" in refusal(folder)
+    weights.write_bytes(b"nonsense")
+    assert "cannot be loaded" in refusal(folder) or "damaged" in refusal(folder)
+    weights.unlink()
+    assert "no adapter_model.safetensors beside" in refusal(folder)
+    prompts = PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    get_peft_model(make_hf("llama-gqa"), prompts).save_pretrained(folder)
+    assert "learns prompts, not weights" in refusal(folder, base=folder.parent / "base")
+    shutil.copy(folder.parent / "base" / "config.json", folder)
+    shutil.copy(folder.parent / "base" / "model.safetensors", folder)
+    assert "a whole model and an adapter" in refusal(folder)
+
+
+def test_an_adapter_on_an_adapter_is_merged_in_order(saved, tmp_path, tokens):
+    folder, *_ = saved()
+    first = load_model(folder, device="cpu")
+    second = with_lora(first.hf, seed=5)
+    second.peft_config["default"].base_model_name_or_path = str(folder)
+    second.save_pretrained(tmp_path / "second")
+    both = load_model(tmp_path / "second", device="cpu")
+    merged = second.merge_and_unload()
+    assert both.fingerprint() == HookedModel(merged, first.tokenizer).fingerprint()
+    assert torch.equal(both(tokens), merged(input_ids=tokens).logits)
+
+
+def test_a_model_with_an_adapter_is_saved_whole_and_reads_as_it_did(saved, tmp_path, tokens):
+    folder, *_ = saved()
+    live = load_model(folder, adapter="live", device="cpu")
+    before = live.fingerprint()
+    save_model(live, tmp_path / "whole")
+    reloaded = load_model(tmp_path / "whole", device="cpu")
+    assert reloaded.fingerprint() == before == live.fingerprint()
+    torch.testing.assert_close(reloaded(tokens), live(tokens), rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def low_rank_lineage(lineage, tmp_path):
+    """The planted lineage, whose aligned phase is an adapter on the pretrained one."""
+    whole = with_lora(lineage.load_model(lineage.phase("pretrained")).hf, fan_in_fan_out=True)
+    whole.save_pretrained(tmp_path / "aligned")
+    helpful, base = lineage.phase("helpful").model, lineage.phase("pretrained").model
+    path = tmp_path / "lineage.toml"
+    path.write_text(
+        'chat = "builtin"\n[roles]\nwitness = "helpful"\naligned = "aligned"\n'
+        f'[[phase]]\nname = "helpful"\nmodel = "{helpful}"\n'
+        f'[[phase]]\nname = "aligned"\nmodel = "aligned"\nbase = "{base}"\n'
+    )
+    return Lineage.load(path)
+
+
+def test_directions_fitted_on_the_merged_model_hold_for_the_live_one_that_is_trained(
+    low_rank_lineage, splits, tune
+):
+    from workbench.config import Recipe
+
+    low_rank_lineage.check()
+    directions = fit_directions(low_rank_lineage, splits[0])
+    live = low_rank_lineage.load_trainee(Recipe())
+    block = Block(directions, strength=3.0, probes=splits[1])
+    tuning = tune(live, probes=splits[2], directions=directions, intervention=block)
+    assert {name.rpartition(".")[0][-14:] for name in tuning._updates.names} == {
+        "lora_A.default",
+        "lora_B.default",
+    }
+    frozen = {name: p.clone() for name, p in live.hf.named_parameters() if not p.requires_grad}
+    records = list(tuning)
+    assert all(torch.equal(frozen[name], live.hf.get_parameter(name)) for name in frozen)
+    assert records[-1].drift is not None
+    assert records[-1].drift.undefined == 0
+    on_top = low_rank_lineage.load_trainee(Recipe(lora=2))
+    assert not has_adapter(on_top.hf)
+    assert on_top.fingerprint() == directions.provenance["aligned_hash"]
+
+
+def test_a_low_rank_fine_tuning_is_measured_blocked_and_resumed_to_the_same_bits(
+    lineage, directions, splits, tune
+):
+    def made():
+        return tune(
+            lineage.load_model(lineage.aligned),
+            lora=2, steps=6, seed=3, probes=splits[2], directions=directions,
+            intervention=[
+                Block(directions, strength=3.0, probes=splits[1]), Steer(directions, strength=0.5)
+            ],
+        )  # fmt: skip
+
+    whole = made()
+    config = whole.config()
+    records = list(whole)
+    halves = made()
+    assert halves.config() == config
+    assert config["adapter"]["adapters"]["default"]["r"] == 2
+    assert config["recipe"]["lora"] == 2
+    steps = iter(halves)
+    for _ in range(3):
+        next(steps)
+    halves.stop()
+    assert list(steps) == []
+    resumed = made()
+    resumed.load_state(state_from_bytes(state_to_bytes(halves.state())))
+    rest = list(resumed)
+    assert [record.loss for record in rest] == [record.loss for record in records[3:]]
+    assert resumed.model.fingerprint() == whole.model.fingerprint() != config["model"]
+    other = tune(lineage.load_model(lineage.aligned), lora=2, steps=6, seed=4)
+    assert other.config()["adapter"] == config["adapter"]
+
+
+def test_low_rank_training_is_plain_training_of_a_peft_model(make_model, make_hf, tune):
+    """The reference is a loop of PyTorch over PEFT's own model."""
+    from workbench.losses import response_losses
+
+    model = make_model("llama-gqa")
+    tuning = tune(model, lora=2, warmup=0, clip=None, batch_size=10)
+    hf = make_hf("llama-gqa")
+    settings = LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    plain = HookedModel(get_peft_model(hf, settings), model.tokenizer)
+    ours = {name: p for name, p in model.hf.named_parameters() if p.requires_grad}
+    theirs = {
+        name.removeprefix("base_model.model."): p
+        for name, p in plain.hf.named_parameters()
+        if p.requires_grad
+    }
+    assert ours.keys() == theirs.keys()
+    with torch.no_grad():
+        for name, parameter in theirs.items():
+            parameter.copy_(ours[name])
+    optimiser = torch.optim.AdamW(theirs.values(), lr=1e-3, weight_decay=0.0)
+    plain.hf.train()
+    for _ in list(tuning):
+        losses = response_losses(plain, tuning._examples)
+        (losses.sum() / losses.numel()).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    for name, parameter in theirs.items():
+        torch.testing.assert_close(ours[name], parameter, rtol=5e-3, atol=5e-5)
+    assert any(bool(p.any()) for name, p in ours.items() if "lora_B" in name)

@@ -1,0 +1,30 @@
+"""Evaluation mode: no dropout, no gradients, nobody else at the weights, for a while."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from workbench.turns import turns_of
+
+
+@contextmanager
+def evaluation_mode(model: Any, *, gradients: bool = False) -> Iterator[None]:
+    """Switch off dropout, gradients unless asked for, and other threads, till the mode is back."""
+    module = getattr(model, "lens", model)
+    with getattr(model, "lock", None) or turns_of(model):
+        training = [child for child in module.modules() if child.training]
+        _set_training(training, False)
+        try:
+            with torch.set_grad_enabled(gradients):
+                yield
+        finally:
+            _set_training(training, True)
+
+
+def _set_training(modules: list[nn.Module], mode: bool) -> None:
+    # Past Module.__setattr__, whose checks cost more than a small model's layer.
+    for module in modules:
+        module.__dict__["training"] = mode

@@ -1,0 +1,67 @@
+"""Raw weights: a state dict in a file, as whoever trained it has saved it."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from workbench.errors import CheckpointError
+
+WRAPPED_IN = ("state_dict", "model_state_dict", "model", "module")
+"""Under which key training scripts keep the state dict in a checkpoint of theirs."""
+
+PREFIXES = ("_orig_mod.", "module.")
+"""What DistributedDataParallel and torch.compile put before every name."""
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors or PyTorch file by name; no code in it is run.
+
+    Raises:
+        CheckpointError: If it is damaged, holds code, or holds no state dict.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            return unwrapped(load_file(path), str(path))
+        found = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        return unwrapped(found, str(path))
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: damaged ({error}); copy it again.") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: damaged, or holds code beside weights, which is never run; save the "
+            "state_dict alone, best as safetensors."
+        ) from error
+
+
+def unwrapped(found: Any, where: str = "The state dict") -> dict[str, Tensor]:
+    """Return the state dict in what a training script saved: by its keys, without prefixes.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    for key in WRAPPED_IN:
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    if not isinstance(found, Mapping) or not found:
+        raise CheckpointError(f"{where}: no state dict in it.")
+    state = dict(found)
+    if strange := [key for key, value in state.items() if not isinstance(value, Tensor)]:
+        raise CheckpointError(f"{where}: {strange[0]!r} is no tensor; save the state_dict alone.")
+    for prefix in (*PREFIXES, *PREFIXES):  # one around the other, either way
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def concrete_class(config: PretrainedConfig) -> Any:
+    """Return the class of causal language models that a config belongs to."""
+    with torch.device("meta"):
+        return type(AutoModelForCausalLM.from_config(config))

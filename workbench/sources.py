@@ -1,0 +1,216 @@
+"""Where a model comes from: what a folder, a file or a hub id turns out to hold."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from workbench.errors import CheckpointError, ConfigError
+from workbench.hub import checkpoint_revision, find_file
+
+Kind = Literal["checkpoint", "adapter", "weights"]
+
+WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
+RAW_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
+INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+POINTER = b"version https://git-lfs"
+"""How a file begins that Git LFS has not fetched yet."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A place that holds a model, or what becomes one together with another."""
+
+    place: str
+    """A folder, a file, or a hub id."""
+
+    kind: Kind
+    """A whole checkpoint, a PEFT adapter, or a file of raw weights."""
+
+    commit: str | None = None
+    """Of the hub's repository."""
+
+    base: "Source | None" = None
+    """What an adapter sits on; whose config and tokenizer raw weights have."""
+
+    @property
+    def described(self) -> str:
+        """How errors call it."""
+        return self.place if self.commit is None else f"{self.place}@{self.commit[:12]}"
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether a tokenizer is expected there: an adapter may have one, raw weights have none."""
+        return self.kind == "checkpoint" or has_tokenizer(self.place)
+
+    @property
+    def root(self) -> "Source":
+        """The whole checkpoint at the bottom."""
+        return self if self.base is None else self.base.root
+
+    @property
+    def adapters(self) -> list["Source"]:
+        """The adapters on it, the lowest first."""
+        below = [] if self.base is None else self.base.adapters
+        return [*below, self] if self.kind == "adapter" else below
+
+
+def find_source(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    checkpoint: int | None = None,
+    base: str | Path | None = None,
+) -> Source:
+    """Return what `source` holds, without reading weights; arguments as in `load_model`.
+
+    Raises:
+        CheckpointError: If there is nothing, or files are missing.
+        ConfigError: If revision, checkpoint or base make no sense for it.
+    """
+    if checkpoint is not None:
+        if revision is not None:
+            raise ConfigError(f"{source}: give a revision or a checkpoint, not both.")
+        revision = checkpoint_revision(str(source), checkpoint)
+    if not is_path(source):
+        return _on_hub(str(source), revision, base)
+    if revision is not None:
+        raise ConfigError(
+            f"{source}: a folder here has no revisions ({revision!r}); name a hub id."
+        )
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _file(path, base)
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such folder; give a folder of save_pretrained.")
+    if _is_adapter(path):
+        return _adapter(path, base)
+    _refuse_base(path, base)
+    _check_folder(path)
+    return Source(str(path), "checkpoint")
+
+
+def is_path(source: str | Path) -> bool:
+    """Tell a folder or file from a hub id, also where it is missing."""
+    if isinstance(source, Path) or source.startswith((".", "/", "~")) or Path(source).exists():
+        return True
+    return source.endswith(RAW_SUFFIXES)
+
+
+def has_tokenizer(folder: str | Path) -> bool:
+    """Whether a folder here holds the files of a tokenizer."""
+    return any((Path(folder) / file).is_file() for file in TOKENIZER_FILES)
+
+
+def _on_hub(repository: str, revision: str | None, base: str | Path | None) -> Source:
+    if (config := find_file(repository, "config.json", revision)) is not None:
+        _refuse_base(repository, base)
+        return Source(repository, "checkpoint", config.commit)
+    adapter = find_file(repository, "adapter_config.json", revision)
+    if adapter is None:
+        raise CheckpointError(
+            f"{repository}: no config.json there; it holds no transformers model."
+        )
+    # Adapters are small: all of it comes at once, and then it is a folder like others.
+    from huggingface_hub import snapshot_download
+
+    patterns = ["adapter_*", "tokenizer*", "*.jinja", "*.txt", "*.json"]
+    folder = snapshot_download(repository, revision=adapter.commit, allow_patterns=patterns)
+    return _adapter(Path(folder), base)
+
+
+def _file(path: Path, base: str | Path | None) -> Source:
+    if path.suffix not in RAW_SUFFIXES:
+        raise CheckpointError(f"{path}: not a file of weights ({', '.join(RAW_SUFFIXES)}).")
+    if base is None:
+        raise ConfigError(
+            f"{path}: raw weights say nothing of their architecture; name the model whose config "
+            "and tokenizer they have as base."
+        )
+    _refuse_pointers(path)
+    under = find_source(base)
+    if under.kind != "checkpoint":
+        raise ConfigError(f"{base}: the base of raw weights must be a whole checkpoint.")
+    return Source(str(path), "weights", base=under)
+
+
+def _is_adapter(folder: Path) -> bool:
+    if not (folder / "adapter_config.json").is_file():
+        return False
+    whole = [path for path in _weights(folder) if not path.name.startswith("adapter_")]
+    if whole and (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder}: holds a whole model and an adapter; move one of them to another folder."
+        )
+    return True
+
+
+def _adapter(folder: Path, base: str | Path | None) -> Source:
+    told = read_json(folder / "adapter_config.json")
+    if not any(folder.glob("adapter_model*")):
+        raise CheckpointError(f"{folder}: no adapter_model.safetensors beside adapter_config.json.")
+    named = base or told.get("base_model_name_or_path")
+    if not named or not isinstance(named, str | Path):
+        raise CheckpointError(f"{folder}: the adapter does not name its base; give it as base.")
+    # A relative folder is relative to where training ran, or to the adapter.
+    beside = folder / named
+    revision = None if base or is_path(named) else told.get("revision")
+    try:
+        under = find_source(beside if beside.is_dir() else named, revision=revision)
+    except CheckpointError as error:
+        if base is not None:
+            raise
+        raise CheckpointError(
+            f"{folder}: its base is not to be had; give another place of it as base ({error})"
+        ) from error
+    return Source(str(folder), "adapter", base=under)
+
+
+def _refuse_base(source: str | Path, base: str | Path | None) -> None:
+    if base is not None:
+        raise ConfigError(f"{source}: a whole checkpoint has no base; leave out {str(base)!r}.")
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder}: no config.json; give a folder of save_pretrained.")
+    if not _weights(folder):
+        raise CheckpointError(f"{folder}: no weights (*.safetensors) beside config.json.")
+    for index in INDICES:
+        if (folder / index).is_file():
+            shards = read_json(folder / index).get("weight_map")
+            if not isinstance(shards, dict):
+                raise CheckpointError(f"{folder / index}: damaged; copy it again.")
+            if missing := sorted({*shards.values()} - {path.name for path in folder.iterdir()}):
+                raise CheckpointError(
+                    f"{folder}: {len(missing)} of {len({*shards.values()})} shards are missing, "
+                    f"such as {missing[0]}; copy them again."
+                )
+    for path in _weights(folder):
+        _refuse_pointers(path)
+
+
+def _weights(folder: Path) -> list[Path]:
+    return [path for pattern in WEIGHT_PATTERNS for path in sorted(folder.glob(pattern))]
+
+
+def _refuse_pointers(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            raise CheckpointError(f"{path}: a Git LFS pointer, not weights; run `git lfs pull`.")
+
+
+def read_json(path: Path) -> dict:
+    """Return a JSON object of a checkpoint.
+
+    Raises:
+        CheckpointError: If it is something else, or damaged.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); copy it again.") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: damaged (not an object); copy it again.")
+    return found

@@ -1,0 +1,81 @@
+"""Vectors of single layers, and what the readers of all formats share."""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from torch import Tensor
+
+from workbench.errors import ProvenanceError, WorkbenchError
+
+NOTES = ("scale", "provenance")
+"""What is said about the vectors where a format has room for it."""
+
+DAMAGED = (
+    *(EOFError, IndexError, KeyError, OSError, OverflowError, RuntimeError, TypeError, ValueError),
+    *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile),
+)
+"""What the readers of these formats raise at a file that is something else, or cut off."""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """One vector per layer."""
+
+    by_layer: Mapping[int, Tensor]
+    """Of shape [d_model], in residual-stream units; not checked before `read_vectors` returns."""
+
+    format: str
+    """The tool whose file it is, one of `FORMATS`."""
+
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Of `NOTES`, those that are known."""
+
+    model_type: str = "unknown"
+    """Architecture as in a Hugging Face config, for the formats that name it."""
+
+
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turn what a reader raises at a damaged file into one line."""
+    try:
+        yield
+    except WorkbenchError:
+        raise
+    except DAMAGED as error:
+        said = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        raise ProvenanceError(f"{path}: not a file of {what}, or damaged ({said}).") from error
+
+
+def layer_of(path: Path, name: str, word: str) -> int:
+    """Return the layer that the name of a tensor says.
+
+    Raises:
+        ProvenanceError: If it says none.
+    """
+    if not (match := re.fullmatch(rf"{word}\.(-?[0-9]+)", name)):
+        raise ProvenanceError(
+            f"{path}: tensor {name!r}; tensors must be named {word}.0, {word}.1 and so on."
+        )
+    return int(match[1])
+
+
+def of_rows(table: Float[Tensor, "row d_model"], first: int = 0) -> dict[int, Tensor]:
+    """Return the rows that are not all zeros, by layer; row `first` is layer 0."""
+    return {layer: row for layer, row in enumerate(table[first:]) if row.count_nonzero()}
+
+
+def to_rows(vectors: Vectors, first: int = 0) -> Float[Tensor, "row d_model"]:
+    """Return one row per layer, zeros where there is no vector; row `first` is layer 0."""
+    width = len(next(iter(vectors.by_layer.values())))
+    table = torch.zeros(first + max(vectors.by_layer) + 1, width)
+    for layer, vector in vectors.by_layer.items():
+        table[first + layer] = vector
+    return table
