@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1] / "workbench"
 ORDER = """
     errors text paper files journal locks turns resources states batches dropout bootstrap
-    progress config arms records tables series adapters fingerprints blocks conventions models
-    hub sources raw_weights scrutiny loading phases probes inputs chat chat_formats encoding
+    progress config arms records tables series merging adapters fingerprints blocks conventions
+    models hub sources raw_weights scrutiny loading phases probes inputs chat chat_formats encoding
     activations phase_reading artefacts landmarks directions vectors exchange drift measurement
     isotropic nulls significance refit aftermath controls losses generation judges readout
     interventions penalties anchors projections edits editing training_edits rehearsal updates

@@ -4,7 +4,7 @@ import hashlib
 
 from torch import nn
 
-from workbench.adapters import merged_weights
+from workbench.merging import merged_weights
 from workbench.turns import turns_of
 
 

@@ -14,9 +14,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from workbench.adapters import Adapter, attach_adapter, has_adapter, merged_weights
+from workbench.adapters import Adapter, attach_adapter, has_adapter
 from workbench.conventions import same_but_rounding
 from workbench.errors import CheckpointError, ConfigError
+from workbench.merging import without_adapter
 from workbench.models import Chat, GuestModel, HookedModel, Overflow, trial_logits
 from workbench.raw_weights import concrete_class, read_state_dict, unwrapped
 from workbench.scrutiny import check_tokenizer, check_weights, clear_errors, put, quiet
@@ -133,7 +134,7 @@ def save_model(model: HookedModel, folder: str | Path) -> None:
     """
     with model.lock, quiet():
         if has_adapter(model.hf):
-            plain = _without_adapter(model.hf)
+            plain = without_adapter(model.hf)
             plain.save_pretrained(folder)
             expected = trial_logits(plain, model.cfg)
             del plain
@@ -233,20 +234,3 @@ def _tokenizer_place(found: Source, asked: str | Path | None) -> tuple[str, str 
             "where it is as tokenizer."
         )
     return place, revision
-
-
-def _without_adapter(hf: Any) -> PreTrainedModel:
-    """A plain copy of a model with its adapter in the weights."""
-    inner = hf.get_base_model() if hasattr(hf, "get_base_model") else hf
-    with torch.device("meta"):
-        plain = type(inner)(inner.config).to(hf.dtype)
-    plain = plain.to_empty(device=hf.device)
-    plain.tie_weights()
-    weights = dict(merged_weights(hf))
-    with torch.no_grad():
-        for name, parameter in plain.named_parameters():
-            parameter.copy_(weights.pop(name))
-    assert not weights, "the merged weights are those of the plain model"
-    for name, buffer in inner.named_buffers():
-        plain.get_buffer(name.replace(".base_layer", "")).copy_(buffer)
-    return plain.eval()

@@ -36,6 +36,7 @@ from workbench.conventions import (
 )
 from workbench.errors import CheckpointError, ConfigError, LayerError
 from workbench.fingerprints import weights_hash
+from workbench.merging import tuned_layers, without_adapter
 from workbench.turns import turns_of
 
 Chat = Literal["builtin", "tokenizer", "none"]
@@ -182,9 +183,12 @@ class HookedModel(HookedRootModule):
         """
         from transformer_lens.model_bridge import TransformerBridge
 
-        duplicate = type(plain_model(self.hf))(copy.deepcopy(self.hf.config))
         with self.lock:
-            duplicate.load_state_dict(self.hf.state_dict())
+            if any(tuned_layers(self.hf)):
+                duplicate = without_adapter(self.hf)
+            else:
+                duplicate = type(self.hf)(copy.deepcopy(self.hf.config))
+                duplicate.load_state_dict(self.hf.state_dict())
         name = self.hf.config.name_or_path or self.cfg.architecture
         return TransformerBridge.boot_transformers(
             name, hf_model=duplicate.eval(), tokenizer=self.tokenizer, device=self.cfg.device
