@@ -7,7 +7,6 @@ import torch
 
 from workbench.activations import TOKENS_PER_BATCH
 from workbench.footprint import LORA_RANK, TRAINING_TOKENS, Footprint, free_memory
-from workbench.loading import load_config
 from workbench.phases import Lineage, Phase
 from workbench.plots.paper.browser import find_browser, missing
 
@@ -46,10 +45,11 @@ def installed() -> list[str]:
 def needed(lineage: Lineage) -> list[str]:
     """Return what reading and fine-tuning a lineage needs, from its configs alone, and if it fits.
 
-    Memory beside the weights is an estimate; see `footprint`.
+    Memory beside the weights is an estimate; see `footprint`. Of a series only the ends and the
+    phases with a role are looked at.
     """
     lineage.check()
-    sizes = {phase.name: _footprint(phase) for phase in lineage.phases}
+    sizes = {phase.name: _footprint(phase) for phase in lineage.milestones()}
     one = sizes[lineage.aligned.name]
     by_dtype: dict[torch.dtype, list[str]] = {}
     for name, size in sizes.items():
@@ -70,7 +70,7 @@ def needed(lineage: Lineage) -> list[str]:
     }
     free = free_memory()
     return [
-        f"{lineage.name}: {len(sizes)} phases of {one.parameters / 1e6:.1f}M parameters, "
+        f"{lineage.name}: {len(lineage.phases)} phases of {one.parameters / 1e6:.1f}M parameters, "
         "loaded one at a time",
         f"weights: {told}; {_gb(one.weights(torch.float32))} as float32",
         *(f"{job}; {_fits(total, free)}" for job, total in jobs.items()),
@@ -80,7 +80,7 @@ def needed(lineage: Lineage) -> list[str]:
 
 
 def _footprint(phase: Phase) -> Footprint:
-    return Footprint.of(load_config(phase.model, revision=phase.revision), phase.dtype)
+    return Footprint.of(phase.config(), phase.dtype)
 
 
 def _state(size: Footprint, trained: int | None = None) -> int:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
+from transformers import PretrainedConfig
+
 from workbench.adapters import Adapter
 from workbench.config import Recipe
 from workbench.errors import CheckpointError, ConfigError, PhaseMismatchError
@@ -46,6 +48,16 @@ class Phase:
 
     step: int | None = None
     """Of the training, where it is one of a series; set by `steps` or `revisions` in the file."""
+
+    def config(self) -> PretrainedConfig:
+        """Return its config without reading weights; errors as of `load_model`."""
+        return load_config(
+            self.model,
+            revision=self.revision,
+            checkpoint=self.checkpoint,
+            base=self.base,
+            tokenizer=self.tokenizer,
+        )
 
 
 @dataclass(frozen=True)
@@ -190,7 +202,7 @@ class Lineage:
             PhaseMismatchError: If two phases differ in architecture, width, depth or vocabulary.
             CheckpointError: If a phase cannot be read.
         """
-        chosen = self.phases if every else self._landmarks()
+        chosen = self.phases if every else self.milestones()
         first, *others = [(phase, _sizes(phase)) for phase in chosen]
         for phase, sizes in others:
             for what, value in sizes.items():
@@ -200,8 +212,8 @@ class Lineage:
                         f"of {phase.name} {value}; phases must be checkpoints of one model."
                     )
 
-    def _landmarks(self) -> list[Phase]:
-        """Phases with a role, those of no series, and the ends of each series."""
+    def milestones(self) -> list[Phase]:
+        """Return the phases with a role, those of no series, and the ends of each series."""
         named = {*self.roles.values()}
         steps = [None, *(phase.step for phase in self.phases), None]
         return [
@@ -223,13 +235,7 @@ def _few(names: list[str]) -> str:
 
 
 def _sizes(phase: Phase) -> dict[str, Any]:
-    config = load_config(
-        phase.model,
-        revision=phase.revision,
-        checkpoint=phase.checkpoint,
-        base=phase.base,
-        tokenizer=phase.tokenizer,
-    )
+    config = phase.config()
     text = config.get_text_config()
     try:
         return {
