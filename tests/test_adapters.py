@@ -217,6 +217,15 @@ def test_a_new_adapter_changes_neither_logits_nor_fingerprint(make_model, archit
         add_adapter(model.hf, rank=3)
 
 
+def test_a_new_adapter_keeps_the_fingerprint_of_pruned_weights(make_model):
+    model = make_model("llama-gqa")
+    with torch.no_grad():
+        model.hf.model.layers[0].self_attn.q_proj.weight[0, :4] *= -0.0
+    before = model.fingerprint()
+    add_adapter(model.hf, rank=2)
+    assert model.fingerprint() == before
+
+
 def test_the_base_may_be_named_where_the_adapter_names_another_place(saved):
     folder, tokens, logits = saved()
     moved = Path(shutil.move(folder.parent / "base", folder.parent / "elsewhere"))

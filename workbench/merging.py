@@ -55,6 +55,20 @@ def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield shown, _value(home, inner)
 
 
+def saved_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield, in order of names, the buffers that a checkpoint holds: what is no parameter.
+
+    Such are a router's bias in DeepSeek-V3, and the packed weights of GPTQ and AWQ.
+    """
+    found = {
+        _plain_name(f"{name}.{key}"): buffer
+        for name, module in model.named_modules()
+        for key, buffer in module.named_buffers(recurse=False)
+        if key not in module._non_persistent_buffers_set
+    }
+    yield from sorted(found.items())
+
+
 def without_adapter(hf: Any) -> Any:
     """Return a plain copy of a model with its adapter in the weights."""
     inner = hf.get_base_model() if hasattr(hf, "get_base_model") else hf
@@ -139,5 +153,10 @@ def _merged_layer(layer: Any) -> nn.Module:
         raise CheckpointError(
             "The adapter's own weights are tied (ensure_weight_tying): load it merged."
         ) from error
-    copy.merge()  # as merge_and_unload does
+    try:
+        copy.merge()  # as merge_and_unload does
+    except NotImplementedError as error:
+        raise CheckpointError(
+            f"{type(layer).__name__}: PEFT cannot merge an adapter into weights of this kind."
+        ) from error
     return copy.get_base_layer()
