@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import weakref
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from workbench import merging
 from workbench.adapters import add_adapter, has_adapter
 from workbench.directions import fit_directions
-from workbench.errors import CheckpointError, ConfigError
+from workbench.errors import CheckpointError, ConfigError, ProbeError
+from workbench.finetune import FineTuning
 from workbench.generation import answer
 from workbench.loading import load_model, save_model
 from workbench.merging import merged_weights
@@ -286,6 +288,38 @@ def test_an_adapter_on_an_adapter_is_merged_in_order(saved, tmp_path, tokens):
     merged = second.merge_and_unload()
     assert both.fingerprint() == HookedModel(merged, first.tokenizer).fingerprint()
     assert torch.equal(both(tokens), merged(input_ids=tokens).logits)
+
+
+def test_the_tokenizer_is_the_topmost_of_a_pile_of_adapters(saved, tmp_path, tokenizer):
+    folder, *_ = saved()
+    first = load_model(folder, device="cpu")
+    second = with_lora(first.hf, seed=5)
+    second.peft_config["default"].base_model_name_or_path = str(folder)
+    second.save_pretrained(tmp_path / "second")
+    assert load_model(tmp_path / "second", device="cpu").chat == "builtin"
+    own = deepcopy(tokenizer)
+    own.chat_template = "{{ messages[0]['content'] }}"
+    own.save_pretrained(folder)
+    assert load_model(tmp_path / "second", device="cpu").chat == "tokenizer"
+
+
+def test_a_new_adapter_leaves_the_random_numbers_of_a_gpu(make_hf, monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    torch.manual_seed(1)
+    assert seeded == [1]  # it would have been seen
+    hf = make_hf("llama-gqa")
+    seeded.clear()
+    add_adapter(hf, rank=2)
+    assert seeded == []
+
+
+def test_a_finetuning_that_is_refused_leaves_no_adapter(make_model, tune):
+    model = make_model("llama-gqa")
+    with pytest.raises(ProbeError):
+        FineTuning(model, [{"prompt": "", "response": "bako"}], lora=2, steps=1)
+    assert not has_adapter(model.hf)
+    assert len(list(tune(model, lora=2, steps=1))) == 1
 
 
 def test_a_model_with_an_adapter_is_saved_whole_and_reads_as_it_did(saved, tmp_path, tokens):

@@ -108,7 +108,7 @@ def add_adapter(hf: Any, *, rank: int, seed: int = 0) -> None:
     training = [module for module in hf.modules() if module.training]
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT tells how it treats GPT-2's layers
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # PEFT draws on the CPU; a GPU's state is kept
         hf.add_adapter(config)
     for module in hf.modules():
         module.training = False
