@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import weakref
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,14 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from workbench.adapters import add_adapter, has_adapter, merged_weights
+from workbench import merging
+from workbench.adapters import add_adapter, has_adapter
 from workbench.directions import fit_directions
-from workbench.errors import CheckpointError, ConfigError
+from workbench.errors import CheckpointError, ConfigError, ProbeError
+from workbench.finetune import FineTuning
+from workbench.generation import answer
 from workbench.loading import load_model, save_model
+from workbench.merging import merged_weights
 from workbench.models import HookedModel
 from workbench.penalties import Block
 from workbench.phases import Lineage
@@ -30,8 +36,10 @@ def with_lora(hf, *, seed=0, **options):
     whole = get_peft_model(hf, LoraConfig(**settings | options))
     with torch.no_grad():
         for name, parameter in whole.named_parameters():
-            if "lora_B" in name:
+            if any(part in name for part in ("lora_B", "lora_embedding_A")):
                 parameter.normal_(std=0.3)
+            elif any(part in name for part in ("modules_to_save", "trainable_tokens")):
+                parameter.add_(0.3 * torch.randn_like(parameter))
     return whole.eval()
 
 
@@ -88,6 +96,107 @@ def test_merged_weights_are_those_that_peft_merges_to_the_bit_also_of_saved_modu
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+OF_THE_ENDS = {
+    "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
+    "head": {"target_modules": ["q_proj", "lm_head"]},
+    "both": {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+    "embedding-saved": {"modules_to_save": ["embed_tokens"]},
+    "head-saved": {"modules_to_save": ["lm_head"]},
+    "both-saved": {"modules_to_save": ["embed_tokens", "lm_head"]},
+    "saved-as-one": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    "tokens": {"trainable_token_indices": [7, 11]},
+}
+
+
+@pytest.mark.parametrize("changed", OF_THE_ENDS)
+def test_embedding_and_head_of_one_weight_are_what_they_were_trained_to_be(
+    saved, changed, tmp_path
+):
+    folder, tokens, logits = saved("llama-tied", **OF_THE_ENDS[changed])
+    merged, live = (load_model(folder, adapter=how, device="cpu") for how in ("merged", "live"))
+    torch.testing.assert_close(merged(tokens), logits, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(live(tokens), logits, rtol=1e-3, atol=1e-3)
+    assert live.fingerprint() == merged.fingerprint()
+    for model in (merged, live):
+        save_model(model, tmp_path / "whole")
+        whole = load_model(tmp_path / "whole", device="cpu")
+        torch.testing.assert_close(whole(tokens), logits, rtol=1e-3, atol=1e-3)
+        assert whole.fingerprint() == live.fingerprint()
+
+
+def test_an_adapter_of_tied_weights_is_merged_rightly_and_has_no_live_fingerprint(saved):
+    options = {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True}
+    folder, tokens, logits = saved("llama-tied", **options)
+    merged = load_model(folder, device="cpu")
+    torch.testing.assert_close(merged(tokens), logits, rtol=1e-3, atol=1e-3)
+    with pytest.raises(CheckpointError, match=r"own weights are tied .* load it merged"):
+        load_model(folder, adapter="live", device="cpu").fingerprint()
+
+
+def test_a_model_in_memory_whose_one_weight_an_adapter_parts_is_not_called_merged(make_hf):
+    whole = with_lora(make_hf("llama-tied"), target_modules=["embed_tokens"])
+    with pytest.raises(CheckpointError, match=r"one weight in this model, .* load its folder"):
+        dict(merged_weights(whole))
+    assert whole.get_base_model().config.tie_word_embeddings
+
+
+def test_weights_of_the_base_may_be_stored_with_the_adapter(saved):
+    folder, tokens, logits = saved()
+    load_model(folder, adapter="live", device="cpu").hf.save_pretrained(
+        folder, save_embedding_layers=True
+    )
+    assert any("embed_tokens" in name for name in load_file(folder / "adapter_model.safetensors"))
+    torch.testing.assert_close(
+        load_model(folder, device="cpu")(tokens), logits, rtol=1e-3, atol=1e-3
+    )
+
+
+def test_an_adapter_with_added_tokens_says_what_base_it_needs(saved, make_hf):
+    folder, *_ = saved()
+    hf = make_hf("llama-gqa")
+    hf.resize_token_embeddings(66)
+    with_lora(hf, modules_to_save=["embed_tokens", "lm_head"]).save_pretrained(folder)
+    assert "embedding of 66 tokens; save the base after resize_token_embeddings(66)" in refusal(
+        folder, base=folder.parent / "base"
+    )
+
+
+def test_a_saved_live_adapter_ends_its_answers_where_its_base_does(saved):
+    folder, *_ = saved()
+    told = {"eos_token_id": [2, 9]}
+    (folder.parent / "base" / "generation_config.json").write_text(json.dumps(told))
+    live = load_model(folder, adapter="live", device="cpu")
+    answer(live, ["bako"], max_new_tokens=2)
+    save_model(live, folder.parent / "whole")
+    whole = load_model(folder.parent / "whole", device="cpu")
+    for model in (live.hf.get_base_model(), whole.hf):
+        assert model.generation_config.eos_token_id == [2, 9]
+
+
+def test_a_bridge_of_a_live_adapter_has_it_in_its_weights(saved):
+    folder, tokens, logits = saved()
+    bridge = load_model(folder, adapter="live", device="cpu").to_bridge()
+    torch.testing.assert_close(bridge(tokens), logits, rtol=1e-3, atol=1e-3)
+
+
+def test_a_saved_live_adapter_is_copied_once(saved, monkeypatch):
+    folder, *_ = saved()
+    live = load_model(folder, adapter="live", device="cpu")
+    merge, seen, most = merged_weights, [], 0
+
+    def watched(hf):
+        nonlocal most
+        for name, weight in merge(hf):
+            seen.append(weakref.ref(weight))
+            yield name, weight
+            most = max(most, sum(one() is not None for one in seen))
+
+    monkeypatch.setattr(merging, "merged_weights", watched)
+    merging.without_adapter(live.hf)
+    assert len(seen) > 10
+    assert most <= 2  # that being copied and the one before
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_new_adapter_changes_neither_logits_nor_fingerprint(make_model, architecture, tokens):
     model = make_model(architecture)
@@ -108,6 +217,15 @@ def test_a_new_adapter_changes_neither_logits_nor_fingerprint(make_model, archit
     assert model.fingerprint() != before
     with pytest.raises(ConfigError, match="has an adapter already"):
         add_adapter(model.hf, rank=3)
+
+
+def test_a_new_adapter_keeps_the_fingerprint_of_pruned_weights(make_model):
+    model = make_model("llama-gqa")
+    with torch.no_grad():
+        model.hf.model.layers[0].self_attn.q_proj.weight[0, :4] *= -0.0
+    before = model.fingerprint()
+    add_adapter(model.hf, rank=2)
+    assert model.fingerprint() == before
 
 
 def test_the_base_may_be_named_where_the_adapter_names_another_place(saved):
@@ -170,6 +288,38 @@ def test_an_adapter_on_an_adapter_is_merged_in_order(saved, tmp_path, tokens):
     merged = second.merge_and_unload()
     assert both.fingerprint() == HookedModel(merged, first.tokenizer).fingerprint()
     assert torch.equal(both(tokens), merged(input_ids=tokens).logits)
+
+
+def test_the_tokenizer_is_the_topmost_of_a_pile_of_adapters(saved, tmp_path, tokenizer):
+    folder, *_ = saved()
+    first = load_model(folder, device="cpu")
+    second = with_lora(first.hf, seed=5)
+    second.peft_config["default"].base_model_name_or_path = str(folder)
+    second.save_pretrained(tmp_path / "second")
+    assert load_model(tmp_path / "second", device="cpu").chat == "builtin"
+    own = deepcopy(tokenizer)
+    own.chat_template = "{{ messages[0]['content'] }}"
+    own.save_pretrained(folder)
+    assert load_model(tmp_path / "second", device="cpu").chat == "tokenizer"
+
+
+def test_a_new_adapter_leaves_the_random_numbers_of_a_gpu(make_hf, monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    torch.manual_seed(1)
+    assert seeded == [1]  # it would have been seen
+    hf = make_hf("llama-gqa")
+    seeded.clear()
+    add_adapter(hf, rank=2)
+    assert seeded == []
+
+
+def test_a_finetuning_that_is_refused_leaves_no_adapter(make_model, tune):
+    model = make_model("llama-gqa")
+    with pytest.raises(ProbeError):
+        FineTuning(model, [{"prompt": "", "response": "bako"}], lora=2, steps=1)
+    assert not has_adapter(model.hf)
+    assert len(list(tune(model, lora=2, steps=1))) == 1
 
 
 def test_a_model_with_an_adapter_is_saved_whole_and_reads_as_it_did(saved, tmp_path, tokens):

@@ -6,8 +6,9 @@ from importlib import metadata
 import pytest
 import torch
 
-from workbench import doctor
+from workbench import doctor, phases
 from workbench.doctor import installed, needed
+from workbench.loading import load_config, load_model
 
 
 def test_installed_packages_are_told_with_their_versions():
@@ -66,3 +67,23 @@ def test_phases_of_several_precisions_are_told_apart(lineage):
     told = needed(mixed)[1]
     assert "as bfloat16 (pretrained)" in told
     assert "as float32 (helpful, aligned, sibling)" in told
+
+
+def test_needs_of_raw_weights_and_of_a_series_are_those_of_their_base_and_ends(
+    lineage, tmp_path, monkeypatch
+):
+    held = lineage.aligned.model
+    torch.save(load_model(held, device="cpu").hf.state_dict(), tmp_path / "raw.pt")
+    raw = replace(lineage.aligned, model=str(tmp_path / "raw.pt"), base=held)
+    others = [phase for phase in lineage.phases if phase.name != "aligned"]
+    series = [replace(raw, name=f"step{step}", step=step) for step in range(9)]
+    asked = []
+    monkeypatch.setattr(
+        phases,
+        "load_config",
+        lambda *given, **more: asked.append(given) or load_config(*given, **more),
+    )
+    lines = needed(replace(lineage, phases=(*others, raw, *series)))
+    assert lines[0].startswith("planted: 13 phases of 0.")
+    assert lines[2:] == needed(lineage)[2:]
+    assert len(asked) == 2 * 6 + 2 * 4

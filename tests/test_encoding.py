@@ -130,6 +130,17 @@ def test_an_example_that_is_too_long_is_cut_and_told(make_model):
         encode_examples(make_model(), rows, "Example")
 
 
+def test_a_token_beyond_the_embedding_is_named(make_model, tokenizer):
+    model = make_model()
+    model.tokenizer = copy.deepcopy(tokenizer)
+    model.tokenizer.add_tokens(["novel"])
+    for given in ({"text": "novel"}, *({"prompt": a, "response": b} for a, b in PAIRS)):
+        with pytest.raises(ProbeError, match=r"'novel' as token 64, .* an embedding of 64"):
+            encode_example(model, given)
+    assert encode_example(model, {"prompt": "bako", "response": "fina"})
+
+
+PAIRS = [("novel", "bako"), ("bako", "novel")]
 USER, ASSISTANT = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from scipy import stats
 from torch.nn import functional
 
+from workbench import evaluation
 from workbench.encoding import encode
 from workbench.errors import ProbeError
 from workbench.evaluation import (
@@ -154,6 +156,22 @@ def test_refusal_log_odds_are_those_of_the_openers_as_sequences(model, harmful, 
     assert (
         scores.refusal_log_odds.low < scores.refusal_log_odds.value < scores.refusal_log_odds.high
     )
+
+
+def test_every_opener_is_read_whole_after_a_prompt_that_is_cut(make_model, monkeypatch):
+    model = make_model()
+    model.overflow = "truncate"
+    read = []
+    monkeypatch.setattr(
+        evaluation,
+        "response_losses",
+        lambda _, items: read.extend(items) or torch.ones(len(items)),
+    )
+    probes = ProbeSet.from_prompts(["bako " * 80, "bako " * 58, "bako"])
+    judge = replace(judge_of({}), refusal_openers=("delu fina gomi", "fina"))
+    evaluation._refusal_log_odds(model, probes, judge)
+    assert [len(item.ids) - item.prompt_length for item in read] == [3, 3, 3, 1, 1, 1]
+    assert max(len(item.ids) for item in read) <= 64
 
 
 def test_task_loss_is_the_loss_of_hugging_face_per_response_token(model, harmful, benign, verdicts):

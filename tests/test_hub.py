@@ -7,11 +7,15 @@ hub is and whether it may be asked is read when its library is imported.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from local_hub import GATED, commit_of, serving
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from workbench.errors import ConfigError
 from workbench.hub import checkpoint_revision
@@ -57,7 +61,12 @@ def answers(tmp_path_factory, lineage):
     empty = root / "empty"
     empty.mkdir()
     (empty / "README.md").write_text("nothing")
+    adapter, both = adapter_on("tiny/model", folders["aligned"], root / "adapter"), root / "both"
+    shutil.copytree(adapter, both)
+    shutil.copy(Path(folders["aligned"], "config.json"), both)
     held = {
+        "tiny/adapter": {"main": adapter},
+        "tiny/both": {"main": both},
         "tiny/model": {"main": folders["aligned"], "step0": folders["pretrained"]},
         "tiny/other": {"main": folders["helpful"]},
         "tiny/empty": {"main": empty},
@@ -70,6 +79,8 @@ def answers(tmp_path_factory, lineage):
         "commit": (model, {"revision": commit_of(model, "step0")}),
         "checkpoint": ("EleutherAI/pythia-tiny", {"checkpoint": 8}),
         "config": (model, {"revision": "step0", "config": True}),
+        "adapter": ("tiny/adapter", {}),
+        "both": ("tiny/both", {}),
         "no-revision": (model, {"revision": "step1"}),
         "no-repository": ("tiny/unknown", {}),
         "gated": (GATED, {}),
@@ -81,6 +92,7 @@ def answers(tmp_path_factory, lineage):
         told = ask(online, HF_ENDPOINT=address, **cache)
         requests = list(asked)
     again = {
+        "adapter": ("tiny/adapter", {}),
         "cached": (model, {"revision": "step0"}),
         "not-cached": (model, {"revision": "step2"}),
         "never-seen": ("tiny/other", {}),
@@ -90,7 +102,18 @@ def answers(tmp_path_factory, lineage):
     hashes = {
         name: load_model(folder, device="cpu").fingerprint() for name, folder in folders.items()
     }
+    hashes["adapter"] = load_model(adapter, base=folders["aligned"], device="cpu").fingerprint()
     return told, gone, offline, hashes, requests
+
+
+def adapter_on(repository, folder, place):
+    """The folder of an adapter that does something, and names a repository as its base."""
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    options = {"init_lora_weights": False, "target_modules": "all-linear"}
+    whole = get_peft_model(base, LoraConfig(r=2, task_type="CAUSAL_LM", **options))
+    whole.peft_config["default"].base_model_name_or_path = repository
+    whole.save_pretrained(place, save_embedding_layers=False)
+    return place
 
 
 def test_branch_commit_and_training_step_name_the_weights_that_they_should(answers):
@@ -98,6 +121,12 @@ def test_branch_commit_and_training_step_name_the_weights_that_they_should(answe
     assert told["main"] == hashes["aligned"]
     assert told["branch"] == told["commit"] == hashes["pretrained"] != hashes["aligned"]
     assert told["checkpoint"] == hashes["helpful"]
+
+
+def test_an_adapter_is_read_on_its_base_also_from_the_cache_and_beside_a_config(answers):
+    told, gone, offline, hashes, _ = answers
+    assert told["adapter"] == hashes["adapter"] != hashes["aligned"]
+    assert told["both"] == gone["adapter"] == offline["adapter"] == told["adapter"]
 
 
 def test_config_weights_and_tokenizer_come_from_one_commit(answers):

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from workbench.errors import CheckpointError, ConfigError
 from workbench.loading import load_config, load_model, save_model
 from workbench.models import HookedModel
+from workbench.scrutiny import check_weights
 
 
 @pytest.fixture
@@ -144,6 +145,22 @@ def test_weights_that_are_not_finite_are_named(folder):
         message = refusal(folder)
         assert "transformer.h.1.mlp.c_fc.weight" in message
         assert "not finite" in message
+
+
+def test_weights_of_one_byte_are_looked_at_too(make_hf):
+    hf = make_hf("llama-tied")
+    packed = hf.model.norm.weight.detach().clamp(-9, 9).to(torch.float8_e4m3fn)
+    hf.model.norm.weight = torch.nn.Parameter(packed, requires_grad=False)
+    check_weights("it", hf, {})
+    hf.model.norm.weight.view(torch.uint8)[0] = 0x7F  # not a number
+    with pytest.raises(CheckpointError, match=r"it: weights of model\.norm\.weight are not finite"):
+        check_weights("it", hf, {})
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8", torch.int8, "nn"])
+def test_a_data_type_that_is_none_is_refused_by_its_name(folder, dtype):
+    with pytest.raises(ConfigError, match=r"dtype is .*; it may be float32, bfloat16 or float16"):
+        load_model(folder, dtype=dtype)
 
 
 def test_weights_and_config_that_do_not_belong_together_are_refused(folder):

@@ -166,6 +166,24 @@ def test_upcast_half_precision_weights_keep_their_fingerprint(make_hf):
     assert weights_hash(make_hf()) != weights_hash(half)
 
 
+def test_the_fingerprint_is_of_buffers_that_a_checkpoint_holds_and_of_no_others(make_hf):
+    hf = make_hf("deepseek-v3")
+    before = weights_hash(hf)
+    hf.model.rotary_emb.inv_freq += 1  # computed anew when a checkpoint is loaded
+    assert weights_hash(hf) == before
+    hf.model.layers[1].mlp.gate.e_score_correction_bias += 1
+    assert weights_hash(hf) != before
+
+
+def test_packed_weights_count_to_their_last_bit(make_hf):
+    hf = make_hf()
+    hf.transformer.h[0].mlp.register_buffer("qweight", torch.full((4, 4), 2**30, dtype=torch.int32))
+    before = weights_hash(hf)
+    hf.transformer.h[0].mlp.qweight[1, 2] += 1
+    assert hf.transformer.h[0].mlp.qweight.float().unique().numel() == 1  # unseen in float32
+    assert weights_hash(hf) != before
+
+
 def test_one_changed_weight_changes_the_fingerprint(make_model):
     model = make_model()
     before = model.fingerprint()

@@ -39,6 +39,14 @@ def test_two_interventions_of_one_name_are_refused(aligned_model, directions, sp
         FineTuning(aligned_model, examples, intervention=[block, replace(block, strength=2.0)])
 
 
+def test_an_adapter_with_a_config_beside_it_is_no_whole_checkpoint(lineage, tmp_path):
+    phase = replace(lineage.aligned, model=str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    assert Checkpoint.of(lineage, phase) is not None
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert Checkpoint.of(lineage, phase) is None
+
+
 def test_prompts_that_are_cut_are_counted_in_what_directions_are_made_from(lineage, sentence):
     probes = ProbeSet.from_prompts([sentence(1), sentence(2, words=80), sentence(3)])
     with pytest.raises(ProbeError, match="85 tokens"):

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, BartConfig, T5Config
 
 from workbench.errors import CheckpointError, ConfigError
 from workbench.finetune import FineTuning
-from workbench.loading import load_config, load_model
+from workbench.loading import load_config, load_model, save_model
 from workbench.phases import Lineage
 
 
@@ -56,6 +56,31 @@ def test_a_missing_shard_is_named(folder):
     for spoilt in ("{", "[]", "{}"):
         index.write_text(spoilt)
         assert "damaged" in refusal(folder)
+
+
+def test_shards_beside_another_models_single_file_are_refused(folder):
+    hf = load_model(folder, device="cpu").hf
+    single = (folder / "model.safetensors").read_bytes()
+    sharded(folder)
+    with torch.no_grad():
+        hf.transformer.wte.weight += 1
+    hf.save_pretrained(folder, max_shard_size="40KB")
+    (folder / "model.safetensors").write_bytes(single)  # what transformers would read
+    assert "holds model.safetensors and model.safetensors.index.json" in refusal(folder)
+
+
+def test_raw_weights_keep_their_precision_whatever_the_config_of_their_base_says(
+    folder, tmp_path, make_hf
+):
+    model = load_model(folder, dtype="bfloat16", device="cpu")
+    save_model(model, tmp_path / "half")
+    state = make_hf().state_dict()
+    torch.save(state, tmp_path / "raw.pt")
+    for source in (state, tmp_path / "raw.pt"):
+        read = load_model(source, base=tmp_path / "half", device="cpu")
+        assert torch.equal(read.hf.transformer.wte.weight, state["transformer.wte.weight"])
+    halved = load_model(state, base=tmp_path / "half", dtype="bfloat16", device="cpu")
+    assert halved.cfg.dtype == torch.bfloat16
 
 
 def test_a_pointer_of_git_lfs_is_not_taken_for_weights(folder):

@@ -1,23 +1,22 @@
-"""Low-rank adapters: onto a model, merged into it, and what the weights are with them."""
+"""Low-rank adapters: onto a model, and merged into it."""
 
-import sys
+import re
 import warnings
-from collections.abc import Iterator
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from workbench.errors import CheckpointError, ConfigError
+from workbench.merging import shared_head, tuned_layers
 
 Adapter = Literal["merged", "live"]
 """Whether an adapter becomes part of the weights, or stays apart and is what training trains."""
 
-NAME = "default"
-PREFIX = "base_model.model."
+ADDED_TOKENS = re.compile(r"size mismatch for \S*(?:embed|wte|head)\S* .*?Size\(\[(\d+), ")
+"""How PyTorch says that an embedding has another number of rows."""
 
 
 def attach_adapter(hf: Any, folder: Path, *, adapter: Adapter) -> Any:
@@ -39,17 +38,25 @@ def attach_adapter(hf: Any, folder: Path, *, adapter: Adapter) -> Any:
             warnings.simplefilter("ignore")  # what is missing is told below
             whole = peft.PeftModel.from_pretrained(hf, str(folder), is_trainable=True)
     except (RuntimeError, ValueError, KeyError) as error:
-        cause = " ".join(str(error).split())[:200]
+        cause = " ".join(str(error).split())
+        if more := ADDED_TOKENS.search(cause):
+            raise CheckpointError(
+                f"{folder}: trained with an embedding of {more[1]} tokens; save the base after "
+                f"resize_token_embeddings({more[1]}), and name that as base."
+            ) from error
         raise CheckpointError(
-            f"{folder}: made for another base than {hf.config.name_or_path} ({cause})"
+            f"{folder}: made for another base than {hf.config.name_or_path} ({cause[:200]})"
         ) from error
-    expected = {*peft.get_peft_model_state_dict(whole)}
-    if different := sorted(expected ^ _stored_names(folder)):
+    stored, expected = _stored_names(folder), {*peft.get_peft_model_state_dict(whole)}
+    # Weights of the base may be stored beside those of the adapter (save_embedding_layers).
+    if different := sorted((expected ^ stored) - (stored & {*whole.state_dict()})):
         raise CheckpointError(
             f"{folder}: made for another base than {hf.config.name_or_path}: "
             f"{len(different)} of its weights differ, such as {different[0]}."
         )
     _check_finite(whole, folder)
+    if (head := shared_head(whole)) is not None:
+        _untie(hf, head)
     if adapter == "live":
         return whole
     return whole.merge_and_unload()
@@ -101,7 +108,7 @@ def add_adapter(hf: Any, *, rank: int, seed: int = 0) -> None:
     training = [module for module in hf.modules() if module.training]
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT tells how it treats GPT-2's layers
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # PEFT draws on the CPU; a GPU's state is kept
         hf.add_adapter(config)
     for module in hf.modules():
         module.training = False
@@ -111,7 +118,7 @@ def add_adapter(hf: Any, *, rank: int, seed: int = 0) -> None:
 
 def has_adapter(hf: nn.Module) -> bool:
     """Whether an adapter is on the model, apart from its weights."""
-    return any(True for _ in _tuned(hf))
+    return any(True for _ in tuned_layers(hf))
 
 
 def quantisation(hf: Any) -> str | None:
@@ -133,73 +140,17 @@ def described_adapter(hf: nn.Module) -> dict[str, Any] | None:
         name: {key: value for key in keys if (value := getattr(config, key, None)) is not None}
         for name, config in configs.items()
     }
-    names = [name for name, _ in _tuned(hf)]
+    names = [name for name, _ in tuned_layers(hf)]
     kinds = sorted({name.rpartition(".")[2] for name in names})
     return {"adapters": told, "layers": len(names), "of": kinds}
 
 
-def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and value of every weight, in order of names, as if adapters had been merged.
-
-    A model without an adapter yields its own parameters; one with an adapter those of the model
-    that merging makes of it, to the same bits. It stays as it is: one layer at a time is copied,
-    and one that is kept on disk is read.
-    """
-    tuned = dict(_tuned(model))
-    inside = tuple(f"{name}." for name in tuned)
-    places = {
-        name: (model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2])
-        for name, _ in model.named_parameters()
-        if not (inside and name.startswith(inside))
-    }
-    for name, layer in tuned.items():
-        for inner, _ in _plain_layer(layer).named_parameters():
-            places[f"{name}.{inner}"] = (layer, inner)
-    plain = {name.removeprefix(PREFIX): name for name in places}
-    merged: tuple[Any, Any] = (None, None)
-    for shown in sorted(plain):
-        home, inner = places[plain[shown]]
-        if plain[shown].startswith(inside) and inside:
-            if merged[0] is not home:  # weight and bias of a layer come one after the other
-                merged = home, _merged_layer(home)
-            home = merged[1]
-        yield shown, _value(home, inner)
-
-
-def _value(home: nn.Module, name: str) -> Tensor:
-    weight = home.get_parameter(name).detach()
-    if weight.device.type != "meta":
-        return weight
-    from accelerate.utils import align_module_device
-
-    with align_module_device(home, torch.device("cpu")):
-        return home.get_parameter(name).detach().clone()
-
-
-def _plain_layer(layer: Any) -> nn.Module:
-    """The layer below an adapter, whose weights merging changes."""
-    return layer.original_module if hasattr(layer, "modules_to_save") else layer.get_base_layer()
-
-
-def _merged_layer(layer: Any) -> nn.Module:
-    """A copy of a layer with the adapter in its weights."""
-    if hasattr(layer, "modules_to_save"):
-        return layer.modules_to_save[layer.active_adapters[0]]
-    copy = deepcopy(layer)
-    copy.merge()  # as merge_and_unload does
-    return copy.get_base_layer()
-
-
-def _tuned(hf: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the layers that adapters act on; nothing is imported to find that there are none."""
-    if "peft" not in sys.modules:
-        return
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import ModulesToSaveWrapper
-
-    for name, module in hf.named_modules():
-        if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper):
-            yield name, module
+def _untie(hf: Any, head: nn.Module) -> None:
+    """Give the head weights of its own: merged into one, both would change."""
+    head.weight = nn.Parameter(head.get_parameter("weight").detach().clone(), requires_grad=False)
+    hf.all_tied_weights_keys = {}
+    for config in (hf.config, hf.config.get_text_config()):
+        config.tie_word_embeddings = False
 
 
 def _stored_names(folder: Path) -> set[str]:

@@ -27,7 +27,8 @@ class Checkpoint:
         """Return the folder of a phase; None if it is on the hub, or not the whole of it."""
         folder = Path(phase.model)
         elsewhere = (phase.revision, phase.checkpoint, phase.base, phase.tokenizer)
-        known = not any(elsewhere) and (folder / "config.json").is_file()
+        whole = (folder / "config.json").is_file() and not (folder / "adapter_config.json").exists()
+        known = whole and not any(elsewhere)
         return cls(folder, lineage.chat, phase.dtype, device, lineage.overflow) if known else None
 
     def __call__(self) -> HookedModel:

@@ -103,3 +103,12 @@ def same_but_rounding(
 
 def _refusal(name: str, reason: str) -> CheckpointError:
     return CheckpointError(f"{name}: {reason}; this architecture is not supported.")
+
+
+def seeing(seen: list[tuple[str, Any]], point: str) -> Any:
+    """Return a hook that notes what a hook point sees."""
+
+    def look(value: Any, hook: Any) -> None:  # noqa: ARG001
+        seen.append((point, value))
+
+    return look

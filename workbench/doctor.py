@@ -7,7 +7,7 @@ import torch
 
 from workbench.activations import TOKENS_PER_BATCH
 from workbench.footprint import LORA_RANK, TRAINING_TOKENS, Footprint, free_memory
-from workbench.phases import Lineage
+from workbench.phases import Lineage, Phase
 from workbench.plots.paper.browser import find_browser, missing
 
 WANTED = (
@@ -45,11 +45,11 @@ def installed() -> list[str]:
 def needed(lineage: Lineage) -> list[str]:
     """Return what reading and fine-tuning a lineage needs, from its configs alone, and if it fits.
 
-    Memory beside the weights is an estimate; see `footprint`.
+    Memory beside the weights is an estimate; see `footprint`. Of a series only the ends and the
+    phases with a role are looked at.
     """
     lineage.check()
-    read = lineage.landmarks()  # of a series, the configs of the others would be as many requests
-    sizes = {phase.name: Footprint.of(phase.load_config(), phase.dtype) for phase in read}
+    sizes = {phase.name: _footprint(phase) for phase in lineage.milestones()}
     one = sizes[lineage.aligned.name]
     by_dtype: dict[torch.dtype, list[str]] = {}
     for name, size in sizes.items():
@@ -77,6 +77,10 @@ def needed(lineage: Lineage) -> list[str]:
         f"of a training batch of {TRAINING_TOKENS} response tokens the loss over "
         f"{one.vocabulary} tokens of vocabulary takes {_gb(one.logits())}",
     ]
+
+
+def _footprint(phase: Phase) -> Footprint:
+    return Footprint.of(phase.config(), phase.dtype)
 
 
 def _state(size: Footprint, trained: int | None = None) -> int:

@@ -59,12 +59,13 @@ def encode(
         response: The answer.
         closed: Whether what ends a turn follows the response.
         locate: Whether to find the tokens of the user's own text (the last of several).
-        room: Tokens to leave free after a prompt, should it have to be cut.
+        room: Tokens to leave free for what follows a prompt, should it have to be cut.
 
     Raises:
-        ProbeError: If there are no tokens; if there are more than the context holds and
-            `model.overflow` is not `"truncate"`; if a text holds that of a special token, but with
-            chat `"none"`, where it becomes that token; or if the template refuses the conversation.
+        ProbeError: If there are no tokens, or one is beyond the embedding; if there are more than
+            the context holds and `model.overflow` is not `"truncate"`; if a text holds that of a
+            special token, but with chat `"none"`, where it becomes that token; or if the template
+            refuses the conversation.
     """
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     for text in (*(turn["content"] for turn in turns), response or ""):
@@ -79,6 +80,7 @@ def encode(
     if response is not None:
         answer = response_ids(model, turns, ids, written, response, closed=closed)
         item = replace(item, ids=(*ids, *answer))
+    _check_known(model, item.ids)
     if len(item.ids) <= model.cfg.n_ctx and not locate:
         return item
     if len(item.ids) > model.cfg.n_ctx and model.overflow != "truncate":
@@ -96,6 +98,7 @@ def encode_text(model: ReadableModel, text: str) -> Encoded:
         ids.append(end)
     if not ids:
         raise ProbeError(f"No tokens in {text[:60]!r}.")
+    _check_known(model, ids)
     if (cut := max(0, len(ids) - model.cfg.n_ctx)) and model.overflow != "truncate":
         raise _too_long(model, ids, text)
     return Encoded(tuple(ids[: len(ids) - cut]), 1, cut=cut)
@@ -235,7 +238,7 @@ def _located(model: ReadableModel, item: Encoded, turns: Turns, text: str, room:
     limit, ids, drop = model.cfg.n_ctx, item.ids, 0
     if len(ids) > limit:
         answered = len(ids) > item.prompt_length
-        drop = max(0, item.prompt_length - (limit - 1 if answered else limit - room))
+        drop = max(0, item.prompt_length - (limit - max(room, int(answered))))
         if drop >= len(pure):
             raise ProbeError(
                 f"{len(ids)} tokens around {asked[:60]!r}, but the model reads {limit}, and of the "
@@ -248,6 +251,15 @@ def _located(model: ReadableModel, item: Encoded, turns: Turns, text: str, room:
         content=(whole.start + shift, min(whole.stop, max(whole.stop, pure.stop) - drop) + shift),
         cut=len(item.ids) - len(ids),
     )
+
+
+def _check_known(model: ReadableModel, ids: Sequence[int]) -> None:
+    if (last := max(ids)) >= model.cfg.d_vocab:
+        raise ProbeError(
+            f"The tokenizer writes {decode(model, [last])!r} as token {last}, but the model has an "
+            f"embedding of {model.cfg.d_vocab}: give it its own tokenizer, or the embedding more "
+            "rows."
+        )
 
 
 def _too_long(model: ReadableModel, ids: Sequence[int], text: str) -> ProbeError:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from workbench.chat_formats import plain_ids
 from workbench.encoding import Encoded, encode, response_tokens
 from workbench.errors import ProbeError
 from workbench.generation import answer
@@ -195,9 +196,11 @@ def _refusal_log_odds(
 ) -> Float[np.ndarray, " prompt"]:
     """Log-odds, per prompt, of the answer opening with any of the judge's refusal openers."""
     items = []
+    # Of a prompt that must be cut, so much that every opener is read whole.
+    room = max(len(plain_ids(model.tokenizer, f" {one}")) for one in judge.refusal_openers) + 1
     for opener in judge.refusal_openers:
         for prompt in probes.prompts:
-            items.append(encode(model, prompt, opener, closed=False))
+            items.append(encode(model, prompt, opener, closed=False, room=room))
     losses = torch.cat(_batched(model, items, response_losses)).double()
     log_p = torch.logsumexp(-losses.view(len(judge.refusal_openers), len(probes)), dim=0)
     # The openers exclude each other, so only rounding can lift their sum to 1.

@@ -22,7 +22,6 @@ from workbench.files import write_json
 from workbench.groundwork import DIRECTIONS, check_trials, lay_groundwork
 from workbench.inputs import Inputs, LoadedInputs
 from workbench.judges import find_judge
-from workbench.loading import load_config
 from workbench.records import StepRecord
 from workbench.runs import Run
 from workbench.summary import summarise
@@ -262,8 +261,7 @@ def _check_depths(loaded: Sequence[LoadedInputs]) -> None:
     """Refuse lineages of different depth: their layers cannot stand in one row of a summary."""
     depths = {}
     for held in loaded:
-        aligned = held.lineage.aligned
-        config = load_config(aligned.model, revision=aligned.revision)
+        config = held.lineage.aligned.config()
         depths[held.lineage.name] = config.get_text_config().num_hidden_layers
     if len(set(depths.values())) > 1:
         told = ", ".join(f"{name} has {depth}" for name, depth in depths.items())

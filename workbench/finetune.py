@@ -102,10 +102,11 @@ class FineTuning:
             steps, learning_rate, batch_size, warmup, schedule, weight_decay, clip, accumulation,
             measured, lora,
         )  # fmt: skip
-        choose_trainable(model.hf, lora=lora, seed=seed + 104_729)
         settings = UpdateSettings(learning_rate, warmup, schedule, weight_decay, clip)
-        self._updates = Updates(model.hf, settings, trainable)
         self._examples = encode_examples(model, examples, "Example")
+        # What is refused above leaves no adapter.
+        choose_trainable(model.hf, lora=lora, seed=seed + 104_729)
+        self._updates = Updates(model.hf, settings, trainable)
         self._fixed = {
             "recipe": asdict(self.recipe),
             "seed": seed,

@@ -8,6 +8,7 @@ from itertools import groupby
 import torch
 from transformers import GenerationConfig
 
+from workbench.blocks import plain_model
 from workbench.chat_formats import turn_ends
 from workbench.encoding import decode, encode, fill_token, warn_of_cuts
 from workbench.errors import ConfigError
@@ -93,7 +94,7 @@ def _answer_batch(model: HookedModel, batch: Sequence[Sequence[int]], room: int)
 
 def _end_tokens(model: HookedModel) -> list[int]:
     """Tokens that end an answer: those that end a turn, and those that the checkpoint names."""
-    named = getattr(model.hf.generation_config, "eos_token_id", None)
+    named = getattr(plain_model(model.hf).generation_config, "eos_token_id", None)
     several = named if isinstance(named, list) else [named]
     inside = {token for token in several if token is not None and token < model.cfg.d_vocab}
     return sorted(turn_ends(model) | inside)
@@ -102,9 +103,10 @@ def _end_tokens(model: HookedModel) -> list[int]:
 @contextmanager
 def _no_defaults(model: HookedModel) -> Iterator[None]:
     """Keep the checkpoint's own defaults, such as a repetition penalty, out of greedy answers."""
-    own = model.hf.generation_config
-    model.hf.generation_config = GenerationConfig()
+    plain = plain_model(model.hf)  # where PEFT looks, too
+    own = plain.generation_config
+    plain.generation_config = GenerationConfig()
     try:
         yield
     finally:
-        model.hf.generation_config = own
+        plain.generation_config = own

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, hf_hub_download, scan_cache_dir
+from huggingface_hub import (
+    HfApi,
+    constants,
+    hf_hub_download,
+    scan_cache_dir,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
     CacheNotFound,
     EntryNotFoundError,
@@ -17,6 +23,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 
 from workbench.errors import CheckpointError, ConfigError
 
@@ -74,6 +81,8 @@ def find_file(repository: str, name: str, revision: str | None) -> HubFile | Non
             f"{where}: no such revision; {_revisions(repository, revision)}"
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        if _is_cached(repository, revision):
+            return None
         raise CheckpointError(f"{where}: {_not_cached(repository)}") from error
     except EntryNotFoundError:
         return None
@@ -81,6 +90,27 @@ def find_file(repository: str, name: str, revision: str | None) -> HubFile | Non
         cause = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{where}: the hub does not give {name} ({cause}).") from error
     return HubFile(path, path.parent.name)
+
+
+def fetch_folder(repository: str, commit: str, patterns: list[str]) -> Path:
+    """Return a folder with those files of a repository whose names are like one of some patterns.
+
+    Raises:
+        CheckpointError: If they cannot be fetched.
+    """
+    try:
+        return Path(snapshot_download(repository, revision=commit, allow_patterns=patterns))
+    except (HfHubHTTPError, OSError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{repository}: the hub does not give it ({cause}).") from error
+
+
+def _is_cached(repository: str, revision: str | None) -> bool:
+    """Whether the local cache holds files of a revision, so that others are taken for missing."""
+    home = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repository, repo_type="model"))
+    ref = home / "refs" / (revision or "main")
+    commit = ref.read_text(encoding="utf-8") if ref.is_file() else revision
+    return commit is not None and (home / "snapshots" / commit).is_dir()
 
 
 def _revisions(repository: str, revision: str | None) -> str:

@@ -14,12 +14,20 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from workbench.adapters import Adapter, attach_adapter, has_adapter, merged_weights
+from workbench.adapters import Adapter, attach_adapter, has_adapter
 from workbench.conventions import same_but_rounding
 from workbench.errors import CheckpointError, ConfigError
+from workbench.merging import without_adapter
 from workbench.models import Chat, GuestModel, HookedModel, Overflow, trial_logits
-from workbench.raw_weights import concrete_class, read_state_dict, unwrapped
-from workbench.scrutiny import check_tokenizer, check_weights, clear_errors, put, quiet
+from workbench.raw_weights import concrete_class, precision_of, read_state_dict, unwrapped
+from workbench.scrutiny import (
+    check_precision,
+    check_tokenizer,
+    check_weights,
+    clear_errors,
+    put,
+    quiet,
+)
 from workbench.sources import Source, find_source, has_tokenizer, is_path
 
 
@@ -52,7 +60,7 @@ def load_model(
         tokenizer: Or where one is, if not with the model.
         adapter: Whether an adapter is `"merged"` into the weights, or stays `"live"`: then it alone
             is trained.
-        dtype: Data type of the weights; by default the checkpoint's own.
+        dtype: Data type of the weights; by default the checkpoint's own, of raw weights the widest.
         device: Where to put it; by default a GPU if there is one.
         device_map: As in transformers, to spread a model over devices for reading; in place of
             `device`.
@@ -67,7 +75,7 @@ def load_model(
         CheckpointError: If files are missing or damaged, weights are missing or not finite, the
             tokenizer does not fit the embedding, an adapter was made for another base, or the hub
             does not have it.
-        ConfigError: If the arguments do not go together, or the device is not there.
+        ConfigError: If the arguments do not go together, or device or data type are not there.
     """
     if isinstance(source, HookedModel | GuestModel):
         return source
@@ -79,6 +87,7 @@ def load_model(
         return GuestModel(source, chat=chat, overflow=overflow)
     if device is not None and device_map is not None:
         raise ConfigError("Give a device or a device_map, not both.")
+    check_precision(dtype)
     found = _find(source, revision=revision, checkpoint=checkpoint, base=base)
     root = found.root
     config = _config_of(root, trust_remote_code)
@@ -92,7 +101,7 @@ def load_model(
     }
     if found.kind == "weights":
         state = unwrapped(source) if isinstance(source, Mapping) else read_state_dict(found.place)
-        hf = _read_raw(found, config, state, options)
+        hf = _read_raw(found, config, state, options | {"dtype": dtype or precision_of(state)})
     else:
         hf = _read_checkpoint(root, options)
     chosen = _read_tokenizer(found, tokenizer, trust_remote_code)
@@ -133,7 +142,7 @@ def save_model(model: HookedModel, folder: str | Path) -> None:
     """
     with model.lock, quiet():
         if has_adapter(model.hf):
-            plain = _without_adapter(model.hf)
+            plain = without_adapter(model.hf)
             plain.save_pretrained(folder)
             expected = trial_logits(plain, model.cfg)
             del plain
@@ -225,7 +234,7 @@ def _read_tokenizer(
 
 def _tokenizer_place(found: Source, asked: str | Path | None) -> tuple[str, str | None]:
     """Where the tokenizer is, and its revision: where asked for, else the topmost that has one."""
-    home = found if found.has_tokenizer else found.root
+    home = found.with_tokenizer
     place, revision = (home.place, home.commit) if asked is None else (str(asked), None)
     if is_path(place) and not has_tokenizer(place):
         raise CheckpointError(
@@ -233,20 +242,3 @@ def _tokenizer_place(found: Source, asked: str | Path | None) -> tuple[str, str 
             "where it is as tokenizer."
         )
     return place, revision
-
-
-def _without_adapter(hf: Any) -> PreTrainedModel:
-    """A plain copy of a model with its adapter in the weights."""
-    inner = hf.get_base_model() if hasattr(hf, "get_base_model") else hf
-    with torch.device("meta"):
-        plain = type(inner)(inner.config).to(hf.dtype)
-    plain = plain.to_empty(device=hf.device)
-    plain.tie_weights()
-    weights = dict(merged_weights(hf))
-    with torch.no_grad():
-        for name, parameter in plain.named_parameters():
-            parameter.copy_(weights.pop(name))
-    assert not weights, "the merged weights are those of the plain model"
-    for name, buffer in inner.named_buffers():
-        plain.get_buffer(name.replace(".base_layer", "")).copy_(buffer)
-    return plain.eval()

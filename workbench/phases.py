@@ -49,8 +49,8 @@ class Phase:
     step: int | None = None
     """Of the training, where it is one of a series; set by `steps` or `revisions` in the file."""
 
-    def load_config(self) -> PretrainedConfig:
-        """Return its config, without reading weights; errors as of `loading.load_config`."""
+    def config(self) -> PretrainedConfig:
+        """Return its config without reading weights; errors as of `load_model`."""
         return load_config(
             self.model,
             revision=self.revision,
@@ -202,7 +202,7 @@ class Lineage:
             PhaseMismatchError: If two phases differ in architecture, width, depth or vocabulary.
             CheckpointError: If a phase cannot be read.
         """
-        chosen = self.phases if every else self.landmarks()
+        chosen = self.phases if every else self.milestones()
         first, *others = [(phase, _sizes(phase)) for phase in chosen]
         for phase, sizes in others:
             for what, value in sizes.items():
@@ -212,7 +212,7 @@ class Lineage:
                         f"of {phase.name} {value}; phases must be checkpoints of one model."
                     )
 
-    def landmarks(self) -> list[Phase]:
+    def milestones(self) -> list[Phase]:
         """Return the phases with a role, those of no series, and the ends of each series."""
         named = {*self.roles.values()}
         steps = [None, *(phase.step for phase in self.phases), None]
@@ -235,7 +235,7 @@ def _few(names: list[str]) -> str:
 
 
 def _sizes(phase: Phase) -> dict[str, Any]:
-    config = phase.load_config()
+    config = phase.config()
     text = config.get_text_config()
     try:
         return {

@@ -61,6 +61,12 @@ def unwrapped(found: Any, where: str = "The state dict") -> dict[str, Tensor]:
     return state
 
 
+def precision_of(state: Mapping[str, Tensor]) -> torch.dtype | str:
+    """Return the widest data type of some weights, so that none is rounded."""
+    types = {weight.dtype for weight in state.values() if weight.is_floating_point()}
+    return max(types, key=lambda dtype: dtype.itemsize, default="auto")
+
+
 def concrete_class(config: PretrainedConfig) -> Any:
     """Return the class of causal language models that a config belongs to."""
     with torch.device("meta"):

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from huggingface_hub import utils as hub_utils
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -27,8 +27,21 @@ def check_weights(name: str, hf: Any, loaded: dict[str, Any]) -> None:
             )
     for key, parameter in hf.named_parameters():
         # Weights that a device map keeps on disk are on meta here: they are read layer by layer.
-        if parameter.device.type != "meta" and not torch.isfinite(parameter).all():
+        if parameter.device.type != "meta" and not _is_finite(parameter):
             raise CheckpointError(f"{name}: weights of {key} are not finite; the file is damaged.")
+
+
+def check_precision(dtype: str | torch.dtype | None) -> None:
+    """Refuse a data type that is none of numbers with a fraction; `"auto"` is the checkpoint's."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    known = isinstance(found, torch.dtype) and found.is_floating_point
+    if dtype not in (None, "auto") and not known:
+        raise ConfigError(f"dtype is {dtype!r}; it may be float32, bfloat16 or float16.")
+
+
+def _is_finite(weight: Tensor) -> bool:
+    # Of one-byte floats PyTorch does not say it.
+    return bool(torch.isfinite(weight.float() if weight.itemsize == 1 else weight).all())
 
 
 def check_tokenizer(name: str, hf: Any, tokenizer: PreTrainedTokenizerBase) -> None:

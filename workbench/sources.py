@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from workbench.errors import CheckpointError, ConfigError
-from workbench.hub import checkpoint_revision, find_file
+from workbench.hub import checkpoint_revision, fetch_folder, find_file
 
 Kind = Literal["checkpoint", "adapter", "weights"]
 
@@ -48,6 +48,11 @@ class Source:
     def root(self) -> "Source":
         """The whole checkpoint at the bottom."""
         return self if self.base is None else self.base.root
+
+    @property
+    def with_tokenizer(self) -> "Source":
+        """The topmost that has one."""
+        return self if self.base is None or self.has_tokenizer else self.base.with_tokenizer
 
     @property
     def adapters(self) -> list["Source"]:
@@ -104,20 +109,19 @@ def has_tokenizer(folder: str | Path) -> bool:
 
 
 def _on_hub(repository: str, revision: str | None, base: str | Path | None) -> Source:
-    if (config := find_file(repository, "config.json", revision)) is not None:
-        _refuse_base(repository, base)
-        return Source(repository, "checkpoint", config.commit)
-    adapter = find_file(repository, "adapter_config.json", revision)
-    if adapter is None:
+    config = find_file(repository, "config.json", revision)
+    commit = config.commit if config else revision
+    # Some adapters have the config of their base beside theirs.
+    if (adapter := find_file(repository, "adapter_config.json", commit)) is not None:
+        # Adapters are small: all of it comes at once, and then it is a folder like others.
+        patterns = ["adapter_*", "tokenizer*", "*.jinja", "*.txt", "*.json"]
+        return _adapter(fetch_folder(repository, adapter.commit, patterns), base)
+    if config is None:
         raise CheckpointError(
             f"{repository}: no config.json there; it holds no transformers model."
         )
-    # Adapters are small: all of it comes at once, and then it is a folder like others.
-    from huggingface_hub import snapshot_download
-
-    patterns = ["adapter_*", "tokenizer*", "*.jinja", "*.txt", "*.json"]
-    folder = snapshot_download(repository, revision=adapter.commit, allow_patterns=patterns)
-    return _adapter(Path(folder), base)
+    _refuse_base(repository, base)
+    return Source(repository, "checkpoint", config.commit)
 
 
 def _file(path: Path, base: str | Path | None) -> Source:
@@ -179,6 +183,11 @@ def _check_folder(folder: Path) -> None:
         raise CheckpointError(f"{folder}: no weights (*.safetensors) beside config.json.")
     for index in INDICES:
         if (folder / index).is_file():
+            if (alone := folder / index.removesuffix(".index.json")).is_file():
+                raise CheckpointError(
+                    f"{folder}: holds {alone.name} and {index}, one of which is left from another "
+                    "save; remove it."
+                )
             shards = read_json(folder / index).get("weight_map")
             if not isinstance(shards, dict):
                 raise CheckpointError(f"{folder / index}: damaged; copy it again.")

@@ -78,12 +78,9 @@ def _arm_names(arguments: Namespace, inputs: Inputs) -> str | list[str]:
 
 
 def _depth(inputs: Inputs) -> int:
-    from workbench.loading import load_config
     from workbench.phases import Lineage
 
-    aligned = Lineage.load(inputs.lineage).aligned
-    config = load_config(aligned.model, revision=aligned.revision)
-    return config.get_text_config().num_hidden_layers
+    return Lineage.load(inputs.lineage).aligned.config().get_text_config().num_hidden_layers
 
 
 def run_and_report(
