@@ -102,9 +102,7 @@ def fetch_folder(repository: str, commit: str, patterns: list[str]) -> Path:
         return Path(snapshot_download(repository, revision=commit, allow_patterns=patterns))
     except (HfHubHTTPError, OSError) as error:
         cause = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{repository}: the hub does not give it ({cause})."
-        ) from error
+        raise CheckpointError(f"{repository}: the hub does not give it ({cause}).") from error
 
 
 def _is_cached(repository: str, revision: str | None) -> bool:
