@@ -162,20 +162,21 @@ def read_batch(
         columns, rows = _sent(places, device), torch.arange(len(indices), device=device)
 
         def select(resid: Tensor) -> Tensor:
-            return resid[rows, columns]
+            return resid[rows.to(resid.device), columns.to(resid.device)]
 
     else:
         weights = _sent(reading.weights(indices, tokens.shape[1]), device)
 
         def select(resid: Tensor) -> Tensor:
             # A mean taken in half precision is good to three digits only.
-            return torch.einsum("bp,bpd->bd", weights, resid.float())
+            return torch.einsum("bp,bpd->bd", weights.to(resid.device), resid.float())
 
     read: dict[int, Tensor] = {}
     hooks: list[Hook] = [(resid_post(layer), _reader(read, layer, select)) for layer in layers]
     with model.hooks(fwd_hooks=hooks):
         model.run_decoder(tokens, mask)
-    return torch.stack([read[layer] for layer in layers])
+    # The layers of a model that is spread are not on one device.
+    return torch.stack([read[layer].to(device) for layer in layers])
 
 
 def read_activations(
