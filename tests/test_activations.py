@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from workbench.activations import (
@@ -60,6 +61,20 @@ def test_a_reading_is_taken_where_it_says(model, probes, naive, position):
     torch.testing.assert_close(acts.double(), expected, atol=2e-5, rtol=1e-5)
     others = [naive(model, probes, other) for other in POSITIONS if other != position]
     assert all((expected - other).abs().max() > 0.1 for other in others)
+
+
+def test_layers_on_several_devices_are_read_onto_the_first(model, probes, monkeypatch):
+    reading = Reading.of(model, probes, "prompt_mean")
+    with FakeTensorMode(allow_non_fake_inputs=True):  # knows of devices that are not there
+
+        def run(tokens, mask):  # noqa: ARG001
+            for layer, device in enumerate(("cpu", "cuda:0", "cuda:1")):
+                model.hook_dict[resid_post(layer)](torch.zeros(*tokens.shape, 32, device=device))
+
+        monkeypatch.setattr(model, "run_decoder", run)
+        read = read_batch(model, reading, [0, 1, 2], [0, 1, 2])
+    assert read.device.type == "cpu"
+    assert read.shape == (3, 3, 32)
 
 
 def test_every_architecture_is_read_like_that(architecture, make_model, splits, naive):

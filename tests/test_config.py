@@ -11,4 +11,4 @@ def test_changed_settings_are_named_with_dots_and_equal_ones_are_not():
 
 
 def test_the_versions_of_the_packages_that_matter_are_told():
-    assert {"torch", "transformers", "numpy"} <= package_versions().keys()
+    assert {"torch", "transformers", "numpy", "peft"} <= package_versions().keys()

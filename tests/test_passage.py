@@ -12,6 +12,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from workbench.activations import read_activations
 from workbench.cli import main
@@ -27,6 +29,7 @@ from workbench.errors import (
 from workbench.passage import Passage, phase_file
 from workbench.passage_reading import read_passage
 from workbench.phases import Lineage
+from workbench.probes import ProbeSet
 
 STEPS = (0, 2, 4, 8, 16, 32)
 FRACTIONS = [1 - step / 32 for step in STEPS]
@@ -244,6 +247,37 @@ def test_a_phase_whose_files_changed_or_whose_reading_is_damaged_is_read_again(
     phase_file(out, "step8").write_bytes(b"not a file of tensors")
     read_passage(lineage, fit, out, resume=True)
     assert names == ["step4", "step8"]
+
+
+def test_an_adapter_whose_base_changed_is_read_again(copied, fit, tmp_path, loaded):
+    names, _ = loaded
+    base = copied / "step-16"
+    options = {"target_modules": ["c_proj"], "task_type": "CAUSAL_LM", "init_lora_weights": False}
+    whole = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, **options))
+    whole.save_pretrained(copied / "adapter")
+    table = '[[phase]]\nname = "adapter"\nmodel = "adapter"\n'
+    (copied / "lineage.toml").write_text(SERIES.replace("16, ", "") + table)
+    out, lineage = tmp_path / "out", Lineage.load(copied)
+    read_passage(lineage, fit, out)
+    assert "adapter" in names
+    names.clear()
+    read_passage(lineage, fit, out, resume=True)
+    assert names == []
+    os.utime(base / "model.safetensors", ns=(1, 1))
+    read_passage(lineage, fit, out, resume=True)
+    assert names == ["adapter"]
+
+
+def test_prompts_that_are_cut_are_counted(series, fit, sentence, tmp_path):
+    long = ProbeSet((*fit.probes, replace(fit.probes[0], prompt=sentence(3, words=80))))
+    cutting = replace(series, overflow="truncate")
+    with pytest.warns(UserWarning, match="Probes: 1 of"):
+        passage = read_passage(cutting, long, tmp_path / "out", keep="all")
+    assert passage.directions("step8", "step16").provenance["truncated"] == 1
+    with pytest.raises(ConfigError, match=r"other settings \(overflow differ\)"):
+        read_passage(series, long, tmp_path / "out", resume=True)
+    whole = read_passage(cutting, fit, tmp_path / "whole", keep="all")
+    assert "truncated" not in whole.directions("step8", "step16").provenance
 
 
 def test_a_series_may_grow(copied, fit, tmp_path, loaded):

@@ -11,7 +11,7 @@ MEASURED_STEPS = (1, 2, 3, 5, 8, 13, 20, 30, 50, 75, 100)
 EVALUATED_STEPS = (0, 1, 20, 100)
 """Steps at which behaviour is evaluated; 0 is the aligned model."""
 
-PACKAGES = ("reversion-workbench", "torch", "transformers", "transformer-lens", "numpy")
+PACKAGES = ("reversion-workbench", "torch", "transformers", "transformer-lens", "numpy", "peft")
 
 
 @dataclass(frozen=True)

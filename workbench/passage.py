@@ -150,6 +150,8 @@ class Passage:
             "prompts": self.plan["prompts"],
             "position": of_aligned["position"],
         }
+        if of_aligned.get("truncated"):
+            provenance["truncated"] = of_aligned["truncated"]
         return fit_directions_from(*read, layers=self.layers, provenance=provenance)
 
     def _floor(self) -> Float[np.ndarray, " layer"] | None:

@@ -27,6 +27,7 @@ from workbench.passage import (
 )
 from workbench.phases import Lineage, Phase
 from workbench.probes import ProbeSet
+from workbench.sources import places_here
 
 Keep = Literal["roles", "all", "none"]
 """Of which phases the readings of single prompts are kept: [layer prompt d_model] in float32."""
@@ -54,6 +55,7 @@ class _Task:
             "probes_hash": self.probes.fingerprint(),
             "position": self.position,
             "layers": self.layers,
+            "overflow": self.lineage.overflow,
         }
 
     def plan(self) -> dict[str, Any]:
@@ -98,6 +100,7 @@ class _Task:
             "probes_hash": self.probes.fingerprint(),
             "position": self.position,
             "n_prompts": len(self.probes),
+            "truncated": reading.truncated,
         }
         if reference is not None and (why := _unlike(provenance, reference)):
             raise PhaseMismatchError(why)
@@ -174,7 +177,9 @@ def source_of(phase: Phase) -> dict[str, Any]:
     branch of the hub stands for may change unseen; name a tag or a commit.
     """
     told = {key: value for key, value in asdict(phase).items() if key not in ("name", "step")}
-    places = [Path(one) for one in (phase.model, phase.base, phase.tokenizer) if one is not None]
+    places = places_here(phase.model, phase.base)
+    if phase.tokenizer is not None:
+        places += places_here(phase.tokenizer)
     files = [
         path
         for place in places

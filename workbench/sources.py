@@ -1,6 +1,7 @@
 """Where a model comes from: what a folder, a file or a hub id turns out to hold."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -94,6 +95,22 @@ def find_source(
     _refuse_base(path, base)
     _check_folder(path)
     return Source(str(path), "checkpoint")
+
+
+def places_here(source: str | Path, base: str | Path | None = None) -> list[Path]:
+    """Return the folders and files here that a model comes from, an adapter's base among them.
+
+    Arguments as in `find_source`; what is on the hub is left out, and nothing is refused.
+    """
+    place = Path(source).expanduser()
+    if not place.exists():
+        return []
+    if base is None and (place / "adapter_config.json").is_file():
+        with suppress(CheckpointError):
+            named = str(read_json(place / "adapter_config.json").get("base_model_name_or_path"))
+            base = place / named if (place / named).is_dir() else named
+    below = [] if base is None or Path(base) == place else places_here(base)
+    return [place, *below]
 
 
 def is_path(source: str | Path) -> bool:
