@@ -72,6 +72,7 @@ def test_phases_of_several_precisions_are_told_apart(lineage):
 def test_needs_of_raw_weights_and_of_a_series_are_those_of_their_base_and_ends(
     lineage, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(doctor, "free_memory", lambda: {"RAM": 10**9})  # else it moves meanwhile
     held = lineage.aligned.model
     torch.save(load_model(held, device="cpu").hf.state_dict(), tmp_path / "raw.pt")
     raw = replace(lineage.aligned, model=str(tmp_path / "raw.pt"), base=held)
