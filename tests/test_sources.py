@@ -209,12 +209,17 @@ def test_a_model_that_is_spread_over_devices_is_read_as_one_that_is_not(
     assert "a device or a device_map" in refusal(folder, device="cpu", device_map="auto")
 
 
-def test_quantised_weights_are_not_trained_but_an_adapter_on_them_is(make_model, examples, tune):
+def test_quantised_weights_are_not_trained_but_an_adapter_on_them_is(
+    make_model, examples, tune, tmp_path
+):
     model = make_model("llama-tied")
     model.hf.config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     with pytest.raises(ConfigError, match=r"quantised by bitsandbytes cannot be trained; .*lora=8"):
         FineTuning(model, examples)
     assert len(list(tune(model, lora=2, steps=1))) == 1
+    with pytest.raises(ConfigError, match=r"quantised by bitsandbytes is not saved merged"):
+        save_model(model, tmp_path / "whole")
+    assert not (tmp_path / "whole").exists()
 
 
 def write_lineage(folder, phases):

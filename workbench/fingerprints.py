@@ -28,6 +28,7 @@ def weights_hash(model: nn.Module) -> str:
 def _values(weight: Tensor) -> memoryview:
     if weight.dtype in (torch.int32, torch.int64):  # packed weights; not exact in float32
         return weight.cpu().contiguous().numpy().data
-    # Half precisions are exact in float32, so an upcast checkpoint keeps its hash. And −0, which
-    # merging a new adapter makes 0, is 0.
-    return (weight.float() + 0.0).cpu().contiguous().numpy().data
+    # Half precisions are exact in float32, so an upcast checkpoint keeps its hash.
+    values = weight.to(torch.float32, copy=True)
+    values += 0.0  # −0, which merging a new adapter makes 0, is 0
+    return values.cpu().contiguous().numpy().data

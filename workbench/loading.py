@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from workbench.adapters import Adapter, attach_adapter, has_adapter
+from workbench.adapters import Adapter, attach_adapter, has_adapter, quantisation
 from workbench.conventions import same_but_rounding
 from workbench.errors import CheckpointError, ConfigError
 from workbench.merging import without_adapter
@@ -139,7 +139,13 @@ def save_model(model: HookedModel, folder: str | Path) -> None:
 
     Raises:
         CheckpointError: If the reloaded model computes different logits.
+        ConfigError: If an adapter is live on quantised weights, which are not written merged.
     """
+    if has_adapter(model.hf) and (method := quantisation(model.hf)) is not None:
+        raise ConfigError(
+            f"{folder}: an adapter on weights quantised by {method} is not saved merged; save it "
+            "alone (model.hf.save_pretrained)."
+        )
     with model.lock, quiet():
         if has_adapter(model.hf):
             plain = without_adapter(model.hf)
