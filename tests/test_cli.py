@@ -285,7 +285,7 @@ def test_doctor_tells_what_a_lineage_needs_in_gigabytes(call, inputs_folder):
     assert "torch 2" in printed
     weights = sum(p.numel() for p in load_model(inputs_folder / "aligned").hf.parameters())
     assert f"planted: 4 phases of {weights / 1e6:.1f}M parameters" in printed
-    assert f"fine-tuning all weights: {16 * weights / 1e9:.2f} GB" in printed
+    assert f"fine-tuning all weights: {16 * weights / 1e9:.4f} GB" in printed
     assert call("doctor") in printed
 
 
