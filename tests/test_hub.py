@@ -34,6 +34,7 @@ for name, (source, options) in json.loads(sys.stdin.read()).items():
         told[name] = found.fingerprint() if load is load_model else found.n_layer
     except WorkbenchError as error:
         told[name] = str(error)
+        told[f"{name} is"] = type(error).__name__
 print(json.dumps(told))
 """
 
@@ -163,6 +164,8 @@ def test_without_the_hub_the_cache_serves_what_it_holds_and_what_it_lacks_is_sai
         assert told["never-seen"].startswith("tiny/other: neither a folder here nor in the local")
     assert "cannot be reached; check the connection" in gone["never-seen"]
     assert "HF_HUB_OFFLINE is set; unset it once" in offline["never-seen"]
+    assert gone["never-seen is"] == "UnreachableError"
+    assert offline["never-seen is"] == "CheckpointError"
 
 
 def test_a_training_step_of_a_family_without_a_rule_is_refused():

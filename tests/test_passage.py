@@ -25,6 +25,7 @@ from workbench.errors import (
     ProbeError,
     ProvenanceError,
     RunError,
+    UnreachableError,
 )
 from workbench.passage import Passage, phase_file
 from workbench.passage_reading import read_passage
@@ -308,6 +309,29 @@ def test_a_phase_that_cannot_be_read_does_not_lose_the_others(copied, fit, tmp_p
         passage.mean("step8")
     shutil.move(tmp_path / "aside", copied / "step-8")
     assert read_passage(Lineage.load(copied), fit, out, keep="all", resume=True).missing == {}
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once_and_reading_goes_on_later(
+    copied, fit, tmp_path, whole, monkeypatch
+):
+    load, asked = Lineage.load_model, []
+
+    def gone(self, phase, **options):
+        if phase.name in ("step2", "step4"):
+            asked.append(phase.name)
+            raise UnreachableError("the hub cannot be reached")
+        return load(self, phase, **options)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(Lineage, "load_model", gone)
+        with pytest.raises(UnreachableError, match="cannot be reached"):
+            read_passage(Lineage.load(copied), fit, out)
+    assert asked == ["step2"]
+    assert not (out / "lock").exists()
+    passage = read_passage(Lineage.load(copied), fit, out, resume=True)
+    assert passage.missing == {}
+    assert np.array_equal(passage.mean("step2"), whole.mean("step2"))
 
 
 def test_a_phase_of_another_shape_or_with_other_tokens_is_left_out_by_name(

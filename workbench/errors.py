@@ -16,6 +16,10 @@ class CheckpointError(WorkbenchError, OSError):
     """A checkpoint that cannot be loaded: missing, damaged, or without a fitting tokenizer."""
 
 
+class UnreachableError(CheckpointError, ConnectionError):
+    """A hub that cannot be reached now: asking it for the next checkpoint would not help."""
+
+
 class PhaseMismatchError(WorkbenchError, ValueError):
     """Two phases of one lineage that are not the same model."""
 

@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import repo_folder_name
 
-from workbench.errors import CheckpointError, ConfigError
+from workbench.errors import CheckpointError, ConfigError, UnreachableError
 
 CHECKPOINTS = {"EleutherAI/pythia": "step{}", "stanford-crfm/": "checkpoint-{}"}
 """How repositories that begin like this name the revision of a training step."""
@@ -59,7 +59,8 @@ def find_file(repository: str, name: str, revision: str | None) -> HubFile | Non
     """Return a small file of a repository, or None if the repository lacks it.
 
     Raises:
-        CheckpointError: If the repository or the revision is not there, or cannot be reached.
+        CheckpointError: If the repository or the revision is not there.
+        UnreachableError: If the hub cannot be reached, and the cache does not have it.
     """
     where = repository if revision is None else f"{repository}, revision {revision!r}"
     try:
@@ -83,7 +84,8 @@ def find_file(repository: str, name: str, revision: str | None) -> HubFile | Non
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         if _is_cached(repository, revision):
             return None
-        raise CheckpointError(f"{where}: {_not_cached(repository)}") from error
+        gone = CheckpointError if constants.HF_HUB_OFFLINE else UnreachableError
+        raise gone(f"{where}: {_not_cached(repository)}") from error
     except EntryNotFoundError:
         return None
     except (HfHubHTTPError, OSError) as error:

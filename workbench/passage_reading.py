@@ -9,7 +9,14 @@ from typing import Any, Literal
 from workbench.activations import Position, Reading, read_activations, read_moments
 from workbench.artefacts import Artefact
 from workbench.config import changed_settings, package_versions
-from workbench.errors import CheckpointError, ConfigError, PhaseMismatchError, ProbeError, RunError
+from workbench.errors import (
+    CheckpointError,
+    ConfigError,
+    PhaseMismatchError,
+    ProbeError,
+    RunError,
+    UnreachableError,
+)
 from workbench.files import write_json
 from workbench.locks import take_lock
 from workbench.models import HookedModel, check_layers
@@ -222,6 +229,8 @@ def _read_all(task: _Task, folder: Path, on_phase: OnPhase) -> None:
                 artefact = task.read(phase, reference)
                 found = dict(artefact.provenance)
                 artefact.save(path, SCHEMA)
+            except UnreachableError:
+                raise  # each of the others would wait for the hub as long
             except (CheckpointError, PhaseMismatchError, ProbeError) as error:
                 why = str(error)
                 plan["failures"][phase.name] = why

@@ -39,7 +39,7 @@ def read(commands: Commands) -> ArgumentParser:
         "--position",
         type=read_position,
         default=-1,
-        help="read position: −1, −2, …, prompt_mean or response_mean",
+        help="read position: −1, −2, …, prompt_mean, response_mean, content_last or content_mean",
     )
     parser.add_argument("--layers", type=whole_numbers, help="such as 2,3 (default: all)")
     parser.add_argument(
