@@ -31,7 +31,7 @@ ARM_COLUMNS = (
 )
 """Heading, quantity, step, factor and decimals."""
 
-SHORT = ("alignment", "harmfulness", "task_loss", "task_cost", "over_refusal")
+SHORT = ("alignment", "harmfulness", "broken", "task_cost", "over_refusal")
 """Quantities of the table of arms in a terminal, at the last step."""
 
 
