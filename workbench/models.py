@@ -36,7 +36,7 @@ from workbench.conventions import (
 )
 from workbench.errors import CheckpointError, ConfigError, LayerError
 from workbench.fingerprints import weights_hash
-from workbench.merging import tuned_layers, without_adapter
+from workbench.merging import without_adapter
 from workbench.turns import turns_of
 
 Chat = Literal["builtin", "tokenizer", "none"]
@@ -159,8 +159,11 @@ class HookedModel(HookedRootModule):
         """Look at the stream of the trial batch; return whether padding may be on the left."""
         seen: list[tuple[str, Any]] = []
         name = self.cfg.architecture
-        look: list[Hook] = [(point, _seeing(seen, point)) for point in self.hook_dict]
-        with self.hooks(fwd_hooks=look):
+
+        def look(value: Any, hook: Any) -> None:
+            seen.append((hook.name, value))
+
+        with self.hooks(fwd_hooks=[(point, look) for point in self.hook_dict]):
             after = trial_logits(self.hf, self.cfg)
         if not torch.isfinite(after).all():
             raise CheckpointError(
@@ -184,11 +187,9 @@ class HookedModel(HookedRootModule):
         from transformer_lens.model_bridge import TransformerBridge
 
         with self.lock:
-            if any(tuned_layers(self.hf)):
-                duplicate = without_adapter(self.hf)
-            else:
-                duplicate = type(self.hf)(copy.deepcopy(self.hf.config))
-                duplicate.load_state_dict(self.hf.state_dict())
+            plain = without_adapter(self.hf)
+            duplicate = type(plain)(copy.deepcopy(plain.config))
+            duplicate.load_state_dict(plain.state_dict())
         name = self.hf.config.name_or_path or self.cfg.architecture
         return TransformerBridge.boot_transformers(
             name, hf_model=duplicate.eval(), tokenizer=self.tokenizer, device=self.cfg.device
@@ -294,12 +295,3 @@ def trial_logits(hf: Any, cfg: ModelConfig) -> Float[Tensor, "batch pos vocab"]:
             f"{cfg.architecture}: it gives no logits per token; load a causal language model."
         )
     return logits[:2]  # `pads_left` judges the row with padding
-
-
-def _seeing(seen: list[tuple[str, Any]], point: str) -> Callable[..., None]:
-    """Return a hook that notes what a hook point sees."""
-
-    def look(value: Any, hook: Any) -> None:  # noqa: ARG001
-        seen.append((point, value))
-
-    return look
