@@ -147,14 +147,10 @@ def save_model(model: HookedModel, folder: str | Path) -> None:
             "alone (model.hf.save_pretrained)."
         )
     with model.lock, quiet():
-        if has_adapter(model.hf):
-            plain = without_adapter(model.hf)
-            plain.save_pretrained(folder)
-            expected = trial_logits(plain, model.cfg)
-            del plain
-        else:
-            model.hf.save_pretrained(folder)
-            expected = trial_logits(model.hf, model.cfg)
+        plain = without_adapter(model.hf)
+        plain.save_pretrained(folder)
+        expected = trial_logits(plain, model.cfg)
+        del plain  # a copy, perhaps: before the reload makes another
         model.tokenizer.save_pretrained(folder)
     reloaded = load_model(Path(folder), dtype=model.cfg.dtype, device=model.cfg.device)
     # Where a file puts weights in memory may decide how a router's experts round.

@@ -70,7 +70,9 @@ def saved_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def without_adapter(hf: Any) -> Any:
-    """Return a plain copy of a model with its adapter in the weights."""
+    """Return a plain copy of a model with its adapter in the weights; itself if it has none."""
+    if not any(tuned_layers(hf)):
+        return hf
     inner = hf.get_base_model() if hasattr(hf, "get_base_model") else hf
     with torch.device("meta"):
         plain = type(inner)(inner.config).to(hf.dtype)

@@ -38,7 +38,7 @@ from workbench.conventions import (
 )
 from workbench.errors import CheckpointError, ConfigError, LayerError
 from workbench.fingerprints import weights_hash
-from workbench.merging import tuned_layers, without_adapter
+from workbench.merging import without_adapter
 from workbench.modes import evaluation_mode
 from workbench.turns import turns_of
 
@@ -204,11 +204,9 @@ class HookedModel(HookedRootModule):
         from transformer_lens.model_bridge import TransformerBridge
 
         with self.lock:
-            if any(tuned_layers(self.hf)):
-                duplicate = without_adapter(self.hf)
-            else:
-                duplicate = type(self.hf)(copy.deepcopy(self.hf.config))
-                duplicate.load_state_dict(self.hf.state_dict())
+            plain = without_adapter(self.hf)
+            duplicate = type(plain)(copy.deepcopy(plain.config))
+            duplicate.load_state_dict(plain.state_dict())
         name = self.hf.config.name_or_path or self.cfg.architecture
         return TransformerBridge.boot_transformers(
             name, hf_model=duplicate.eval(), tokenizer=self.tokenizer, device=self.cfg.device
