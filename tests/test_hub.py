@@ -18,8 +18,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from workbench.errors import ConfigError
-from workbench.hub import checkpoint_revision
 from workbench.loading import load_model
+from workbench.sources.hub import checkpoint_revision
 
 ASK = """
 import json, sys, time

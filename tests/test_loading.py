@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from workbench.errors import CheckpointError, ConfigError
 from workbench.loading import load_config, load_model, save_model
 from workbench.models import HookedModel
-from workbench.scrutiny import check_weights
+from workbench.sources.scrutiny import check_weights
 
 
 @pytest.fixture

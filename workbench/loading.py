@@ -19,8 +19,8 @@ from workbench.conventions import same_but_rounding
 from workbench.errors import CheckpointError, ConfigError
 from workbench.merging import without_adapter
 from workbench.models import Chat, GuestModel, HookedModel, Overflow, trial_logits
-from workbench.raw_weights import concrete_class, precision_of, read_state_dict, unwrapped
-from workbench.scrutiny import (
+from workbench.sources.raw_weights import concrete_class, precision_of, read_state_dict, unwrapped
+from workbench.sources.scrutiny import (
     check_precision,
     check_tokenizer,
     check_weights,
@@ -28,7 +28,7 @@ from workbench.scrutiny import (
     put,
     quiet,
 )
-from workbench.sources import Source, find_source, has_tokenizer, is_path
+from workbench.sources.source import Source, find_source, has_tokenizer, is_path
 
 
 def load_model(

@@ -34,7 +34,7 @@ from workbench.passage import (
 )
 from workbench.phases import Lineage, Phase
 from workbench.probes import ProbeSet
-from workbench.sources import places_here
+from workbench.sources.source import places_here
 
 Keep = Literal["roles", "all", "none"]
 """Of which phases the readings of single prompts are kept: [layer prompt d_model] in float32."""

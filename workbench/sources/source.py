@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from workbench.errors import CheckpointError, ConfigError
-from workbench.hub import checkpoint_revision, fetch_folder, find_file
+from workbench.sources.hub import checkpoint_revision, fetch_folder, find_file
 
 Kind = Literal["checkpoint", "adapter", "weights"]
 

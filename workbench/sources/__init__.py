@@ -1,0 +1,1 @@
+"""Where a model comes from: a folder, a file or the hub, and what must hold of what is there."""
