@@ -13,10 +13,11 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from workbench import merging
-from workbench.adapters import add_adapter, has_adapter
+from workbench.adapters import add_adapter, attach_adapter, has_adapter
 from workbench.directions import fit_directions
 from workbench.errors import CheckpointError, ConfigError, ProbeError
 from workbench.finetune import FineTuning
+from workbench.fingerprints import weights_hash
 from workbench.generation import answer
 from workbench.loading import load_model, save_model
 from workbench.merging import merged_weights
@@ -278,12 +279,43 @@ def test_adapters_that_are_damaged_or_no_weights_are_refused(saved, make_hf):
     assert "a whole model and an adapter" in refusal(folder)
 
 
-def test_an_adapter_on_an_adapter_is_merged_in_order(saved, tmp_path, tokens):
+def test_an_adapter_that_cannot_be_merged_is_neither_merged_nor_fingerprinted(make_hf, tmp_path):
+    hf = make_hf("llama-gqa")
+    hf.save_pretrained(tmp_path / "base")
+    # Activated LoRA acts on the tokens after an invocation, so no weights are what it does.
+    whole = with_lora(make_hf("llama-gqa"), alora_invocation_tokens=[5, 6])
+    whole.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(CheckpointError, match="PEFT cannot merge an adapter into weights of this"):
+        attach_adapter(hf, tmp_path / "adapter", adapter="merged")
+    live = attach_adapter(make_hf("llama-gqa"), tmp_path / "adapter", adapter="live")
+    with pytest.raises(CheckpointError, match="Linear: PEFT cannot merge an adapter"):
+        weights_hash(live)
+
+
+def test_adapters_that_sit_on_each_other_are_refused(saved):
     folder, *_ = saved()
+    other = Path(shutil.copytree(folder, folder.parent / "other"))
+    for one, named in ((folder, folder), (folder, other), (other, folder)):
+        told = json.loads((one / "adapter_config.json").read_text())
+        told["base_model_name_or_path"] = str(named)
+        (one / "adapter_config.json").write_text(json.dumps(told))
+        if named is folder:
+            assert "sits on itself" in refusal(one)
+    assert "sits on itself" in refusal(folder, base=folder)
+
+
+def pile(folder, tmp_path):
+    """Another adapter on that of `folder`, saved as `second`; both models."""
     first = load_model(folder, device="cpu")
     second = with_lora(first.hf, seed=5)
     second.peft_config["default"].base_model_name_or_path = str(folder)
     second.save_pretrained(tmp_path / "second")
+    return first, second
+
+
+def test_an_adapter_on_an_adapter_is_merged_in_order(saved, tmp_path, tokens):
+    folder, *_ = saved()
+    first, second = pile(folder, tmp_path)
     both = load_model(tmp_path / "second", device="cpu")
     merged = second.merge_and_unload()
     assert both.fingerprint() == HookedModel(merged, first.tokenizer).fingerprint()
@@ -292,10 +324,7 @@ def test_an_adapter_on_an_adapter_is_merged_in_order(saved, tmp_path, tokens):
 
 def test_the_tokenizer_is_the_topmost_of_a_pile_of_adapters(saved, tmp_path, tokenizer):
     folder, *_ = saved()
-    first = load_model(folder, device="cpu")
-    second = with_lora(first.hf, seed=5)
-    second.peft_config["default"].base_model_name_or_path = str(folder)
-    second.save_pretrained(tmp_path / "second")
+    pile(folder, tmp_path)
     assert load_model(tmp_path / "second", device="cpu").chat == "builtin"
     own = deepcopy(tokenizer)
     own.chat_template = "{{ messages[0]['content'] }}"

@@ -33,6 +33,16 @@ def test_a_file_that_is_given_is_used_instead_of_the_one_beside(folder):
     assert Inputs.beside(folder, probes="other.jsonl").probes == Path("other.jsonl")
 
 
+def test_a_built_in_lineage_takes_the_files_that_are_given(folder):
+    held = Inputs.beside(folder)
+    given = {name: getattr(held, name) for name in ("probes", "examples", "harmful", "benign")}
+    found = Inputs.beside("pythia-70m", **given)
+    assert found.lineage.name == "pythia-70m.toml"
+    assert len(found.load().lineage.phases) == 154
+    with pytest.raises(ProbeError, match="give the probes prompts"):
+        Inputs.beside("pythia-70m")
+
+
 @pytest.mark.parametrize("name", ["probes", "finetune", "harmful", "benign"])
 def test_a_file_that_is_neither_given_nor_there_is_named(folder, name):
     (folder / f"{name}.jsonl").unlink()

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,17 @@ def test_a_model_that_is_spread_over_devices_is_read_as_one_that_is_not(
     with pytest.raises(ConfigError, match="can be read, not trained"):
         FineTuning(apart, examples)
     assert "a device or a device_map" in refusal(folder, device="cpu", device_map="auto")
+
+
+def test_a_package_that_the_weights_need_is_named(folder):
+    if find_spec("bitsandbytes"):
+        pytest.skip("bitsandbytes is installed here")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    message = refusal(folder)
+    assert "needs a package that is not installed" in message
+    assert "bitsandbytes" in message
 
 
 def test_quantised_weights_are_not_trained_but_an_adapter_on_them_is(

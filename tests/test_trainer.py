@@ -4,6 +4,7 @@ import json
 import random
 
 import numpy as np
+import peft
 import pytest
 import torch
 from planted_trainer import dataset_of, make_trainer
@@ -16,6 +17,7 @@ from workbench.errors import ConfigError, ProbeError, ProvenanceError, RunError
 from workbench.integrations.trained_model import undisturbed
 from workbench.integrations.trainer import ReversionCallback
 from workbench.integrations.trainer_run import default_steps
+from workbench.models import HookedModel
 from workbench.runs import Run
 from workbench.standing import Standing
 
@@ -284,6 +286,27 @@ def test_the_loss_is_unknown_where_the_trainer_does_not_log(make, callback, tmp_
 
 @pytest.mark.parametrize("stop", [2, 4])
 def test_a_resumed_run_is_the_uninterrupted_one(make, callback, tmp_path, weights_of, stop):
+    check_resumed(make, callback, tmp_path, weights_of, stop)
+
+
+def test_a_resumed_run_of_an_adapter_is_the_uninterrupted_one(make, callback, tmp_path, lineage):
+    def low_rank(**options):
+        model = lineage.load_model(lineage.aligned)
+        model.close()
+        settings = peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+        torch.manual_seed(5)
+        whole = peft.get_peft_model(model.hf, settings)
+        trainer, _ = make(model=HookedModel(whole, model.tokenizer, chat=model.chat), **options)
+        return trainer, trainer.model
+
+    def adapter_of(hf):
+        return {name: value.detach().clone() for name, value in hf.named_parameters()}
+
+    trained = check_resumed(low_rank, callback, tmp_path, adapter_of, 4)
+    assert all(value.any() for name, value in trained.items() if "lora_B" in name)
+
+
+def check_resumed(make, callback, tmp_path, weights_of, stop):
     saved = {"save_strategy": "steps", "save_steps": 2}
     trainer, whole = make(folder="whole", **saved)
     callback("whole").attach(trainer)
@@ -302,8 +325,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(make, callback, tmp_path, weight
     expected = Run(tmp_path / "runs" / "whole")
     assert lines_of(run) == lines_of(expected)
     assert np.array_equal(run.drift(), expected.drift())
-    assert same(weights_of(whole), weights_of(resumed))
+    trained = weights_of(resumed)
+    assert same(weights_of(whole), trained)
     assert run.status == "done" and run.info["config"] == expected.info["config"]
+    return trained
 
 
 def test_a_run_that_ended_goes_on_from_an_earlier_checkpoint(make, callback, tmp_path):

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import nn
 
 from workbench.errors import CheckpointError, ConfigError
-from workbench.merging import shared_head, tuned_layers
+from workbench.merging import mergeable, shared_head, tuned_layers
 
 Adapter = Literal["merged", "live"]
 """Whether an adapter becomes part of the weights, or stays apart and is what training trains."""
@@ -59,7 +59,8 @@ def attach_adapter(hf: Any, folder: Path, *, adapter: Adapter) -> Any:
         _untie(hf, head)
     if adapter == "live":
         return whole
-    return whole.merge_and_unload()
+    with mergeable(whole):
+        return whole.merge_and_unload()
 
 
 def choose_trainable(hf: Any, *, lora: int | None, seed: int) -> None:

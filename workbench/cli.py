@@ -136,12 +136,7 @@ def _finetune(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", metavar="DIR", required=True, help="run folder to make")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
-    parser.add_argument(
-        "--break-lock",
-        action="store_true",
-        help="with --resume: take over from a writer that is known to be gone",
-    )
+    parsers.resumable(parser, "the run in --out")
     parser.add_argument(
         "--save-model",
         action="store_true",
@@ -202,12 +197,7 @@ def _experiment(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
         help="steps at which behaviour is evaluated, beside 0 and the last (default: 0,1,20,100)",
     )
     parser.add_argument("--out", metavar="DIR", help="new folder (default: experiments/TIME)")
-    parser.add_argument("--resume", action="store_true", help="continue the experiment in --out")
-    parser.add_argument(
-        "--break-lock",
-        action="store_true",
-        help="with --resume: take over from a writer that is known to be gone",
-    )
+    parsers.resumable(parser, "the experiment in --out")
     parser.add_argument(
         "--recompute",
         action="store_true",

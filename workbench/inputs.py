@@ -8,7 +8,7 @@ from typing import Any
 from workbench.errors import ConfigError, ProbeError
 from workbench.phases import Lineage
 from workbench.probes import ProbeSet, load_examples
-from workbench.resources import resource_folder
+from workbench.resources import builtin_lineages, is_builtin_lineage, resource_folder
 
 SPLIT = {"fit": 0.4, "penalty": 0.2, "measure": 0.4}
 """Shares of the probes: direction, penalty, drift."""
@@ -86,7 +86,7 @@ class Inputs:
         """Return the inputs of a lineage file or folder, with the files beside it as defaults.
 
         Args:
-            lineage: The lineage file, or the folder it is in.
+            lineage: The lineage file, the folder it is in, or the name of a built-in one.
             **paths: Files to use instead, by field name.
 
         Raises:
@@ -94,6 +94,8 @@ class Inputs:
             ProbeError: If a file is neither given nor there.
         """
         path = Path(lineage) / "lineage.toml" if Path(lineage).is_dir() else Path(lineage)
+        if is_builtin_lineage(lineage):
+            path = builtin_lineages()[str(lineage)]
         if not path.is_file():
             raise ConfigError(f"{path}: no such lineage file.")
         found: dict[str, Any] = {"lineage": path}

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -138,6 +139,17 @@ def _value(home: nn.Module, name: str) -> Tensor:
         return home.get_parameter(name).detach().clone()
 
 
+@contextmanager
+def mergeable(module: nn.Module) -> Iterator[None]:
+    """Say in one line that PEFT cannot merge what is merged while this is open."""
+    try:
+        yield
+    except NotImplementedError as error:
+        raise CheckpointError(
+            f"{type(module).__name__}: PEFT cannot merge an adapter into weights of this kind."
+        ) from error
+
+
 def _own_layer(layer: Any) -> nn.Module:
     """The layer whose weights remain when an adapter is merged into them."""
     if hasattr(layer, "modules_to_save"):
@@ -155,10 +167,6 @@ def _merged_layer(layer: Any) -> nn.Module:
         raise CheckpointError(
             "The adapter's own weights are tied (ensure_weight_tying): load it merged."
         ) from error
-    try:
+    with mergeable(layer):
         copy.merge()  # as merge_and_unload does
-    except NotImplementedError as error:
-        raise CheckpointError(
-            f"{type(layer).__name__}: PEFT cannot merge an adapter into weights of this kind."
-        ) from error
     return copy.get_base_layer()

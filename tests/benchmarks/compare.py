@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 N_RESAMPLES = 2000
 
@@ -75,3 +76,14 @@ def _seconds(job: Callable[[], object], repeats: int, clock: Callable[[], float]
     for _ in range(repeats):
         job()
     return clock() - start
+
+
+def decoder_runs(decoder, batches):
+    """A job that runs the bare decoder on padded batches; no language-model head."""
+
+    @torch.no_grad()
+    def run():
+        for tokens, mask in batches:
+            decoder(input_ids=tokens, attention_mask=mask, use_cache=False)
+
+    return run

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from compare import Ratio, compare
+from compare import Ratio, compare, decoder_runs
 
 pytestmark = pytest.mark.slow
 
@@ -66,14 +66,7 @@ def _forward(model, reading):
         )
         for indices in reading.batches()
     ]
-    decoder = model.hf.get_decoder()
-
-    @torch.no_grad()
-    def run():
-        for tokens, mask in batches:
-            decoder(input_ids=tokens, attention_mask=mask, use_cache=False)
-
-    return run
+    return decoder_runs(model.hf.get_decoder(), batches)
 
 
 def _report(ratio: Ratio, capsys) -> None:

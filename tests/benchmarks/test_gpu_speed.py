@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from compare import Ratio, compare
+from compare import Ratio, compare, decoder_runs
 
 READING_BUDGET, DRIFT_BUDGET = 1.03, 1.10
 
@@ -83,14 +83,7 @@ def build(size: Size):
 def forward(model, reading):
     """The bare decoder forward of the same batches, already on the device; no LM head."""
     batches = [reading.tokens(indices, model.cfg.device) for indices in reading.batches()]
-    decoder = model.hf.get_decoder()
-
-    @torch.no_grad()
-    def run():
-        for tokens, mask in batches:
-            decoder(input_ids=tokens, attention_mask=mask, use_cache=False)
-
-    return run
+    return decoder_runs(model.hf.get_decoder(), batches)
 
 
 def training(model, size: Size):

@@ -50,12 +50,7 @@ def read(commands: Commands) -> ArgumentParser:
         "need (default: %(default)s)",
     )
     parser.add_argument("--device", help="cpu, cuda, … (default: a GPU if there is one)")
-    parser.add_argument("--resume", action="store_true", help="continue what is in --out")
-    parser.add_argument(
-        "--break-lock",
-        action="store_true",
-        help="with --resume: take over from a writer that is known to be gone",
-    )
+    resumable(parser, "what is in --out")
     parser.add_argument(
         "--skip-missing",
         action="store_true",
@@ -179,3 +174,18 @@ def lab(commands: Commands) -> ArgumentParser:
         "--no-browser", action="store_true", help="start JupyterLab, but open no browser"
     )
     return parser
+
+
+def resumable(parser: ArgumentParser, what: str) -> None:
+    """Add the options that continue what was begun.
+
+    Args:
+        parser: Of a command.
+        what: It continues, in words.
+    """
+    parser.add_argument("--resume", action="store_true", help=f"continue {what}")
+    parser.add_argument(
+        "--break-lock",
+        action="store_true",
+        help="with --resume: take over from a writer that is known to be gone",
+    )

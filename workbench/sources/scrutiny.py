@@ -96,6 +96,11 @@ def clear_errors(name: str, part: str) -> Iterator[None]:
             f"{name}: a .bin file is damaged or holds code beside weights, which is never run; "
             "get the checkpoint as safetensors."
         ) from error
+    except ImportError as error:
+        cause = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{name}: {part} needs a package that is not installed ({cause})"
+        ) from error
     except Exception as error:  # On a bad file the loaders' own libraries raise anything.
         cause = " ".join(str(error).split())[:300] or type(error).__name__
         if "trust_remote_code" in str(error):

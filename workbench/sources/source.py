@@ -102,15 +102,18 @@ def places_here(source: str | Path, base: str | Path | None = None) -> list[Path
 
     Arguments as in `find_source`; what is on the hub is left out, and nothing is refused.
     """
-    place = Path(source).expanduser()
-    if not place.exists():
-        return []
-    if base is None and (place / "adapter_config.json").is_file():
-        with suppress(CheckpointError):
-            named = str(read_json(place / "adapter_config.json").get("base_model_name_or_path"))
-            base = place / named if (place / named).is_dir() else named
-    below = [] if base is None or Path(base) == place else places_here(base)
-    return [place, *below]
+    places: list[Path] = []
+    below: str | Path | None = source
+    while below is not None and (place := Path(below).expanduser()).exists():
+        if place.resolve() in (other.resolve() for other in places):
+            break  # adapters that sit on each other
+        places.append(place)
+        below, base = base, None
+        if below is None and (place / "adapter_config.json").is_file():
+            with suppress(CheckpointError):
+                named = read_json(place / "adapter_config.json").get("base_model_name_or_path")
+                below = None if named is None else _beside(place, str(named))
+    return places
 
 
 def is_path(source: str | Path) -> bool:
@@ -174,11 +177,12 @@ def _adapter(folder: Path, base: str | Path | None) -> Source:
     named = base or told.get("base_model_name_or_path")
     if not named or not isinstance(named, str | Path):
         raise CheckpointError(f"{folder}: the adapter does not name its base; give it as base.")
-    # A relative folder is relative to where training ran, or to the adapter.
-    beside = folder / named
+    below = _beside(folder, named)
+    if folder.resolve() in (place.resolve() for place in places_here(below)):
+        raise CheckpointError(f"{folder}: the adapter sits on itself; name its base as base.")
     revision = None if base or is_path(named) else told.get("revision")
     try:
-        under = find_source(beside if beside.is_dir() else named, revision=revision)
+        under = find_source(below, revision=revision)
     except CheckpointError as error:
         if base is not None:
             raise
@@ -186,6 +190,11 @@ def _adapter(folder: Path, base: str | Path | None) -> Source:
             f"{folder}: its base is not to be had; give another place of it as base ({error})"
         ) from error
     return Source(str(folder), "adapter", base=under)
+
+
+def _beside(folder: Path, named: str | Path) -> str | Path:
+    """What an adapter names as its base: relative to the adapter, or to where training ran."""
+    return folder / named if (folder / named).is_dir() else named
 
 
 def _refuse_base(source: str | Path, base: str | Path | None) -> None:
