@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from workbench import merging
 from workbench.adapters import add_adapter, attach_adapter, has_adapter
 from workbench.directions import fit_directions
+from workbench.doctor import needed
 from workbench.errors import CheckpointError, ConfigError, ProbeError
 from workbench.finetune import FineTuning
 from workbench.fingerprints import weights_hash
@@ -374,6 +375,17 @@ def low_rank_lineage(lineage, tmp_path):
         f'[[phase]]\nname = "aligned"\nmodel = "aligned"\nbase = "{base}"\n'
     )
     return Lineage.load(path)
+
+
+def test_the_doctor_tells_an_adapter_and_what_it_is_put_on(low_rank_lineage):
+    aligned = low_rank_lineage.aligned
+    told = needed(low_rank_lineage)
+    assert f"aligned: adapter {aligned.model} on {aligned.base}" in told
+    config = Path(aligned.model) / "adapter_config.json"
+    other = json.loads(config.read_text()) | {"base_model_name_or_path": "some/other"}
+    config.write_text(json.dumps(other))
+    told = needed(low_rank_lineage)
+    assert f"aligned: adapter {aligned.model} on {aligned.base} (it names some/other)" in told
 
 
 def test_directions_fitted_on_the_merged_model_hold_for_the_live_one_that_is_trained(

@@ -85,6 +85,9 @@ def test_needs_of_raw_weights_and_of_a_series_are_those_of_their_base_and_ends(
         lambda *given, **more: asked.append(given) or load_config(*given, **more),
     )
     lines = needed(replace(lineage, phases=(*others, raw, *series)))
+    told = [line for line in lines if ": raw weights" in line]
+    assert told[0] == f"aligned: raw weights {raw.model} with the config of {held}"
+    lines = [line for line in lines if line not in told]
     assert lines[0].startswith("planted: 13 phases of 0.")
     assert lines[2:] == needed(lineage)[2:]
     assert len(asked) == 2 * 6 + 2 * 4

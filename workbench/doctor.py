@@ -49,7 +49,9 @@ def needed(lineage: Lineage) -> list[str]:
     phases with a role are looked at.
     """
     lineage.check()
-    sizes = {phase.name: _footprint(phase) for phase in lineage.milestones()}
+    read = lineage.milestones()
+    sizes = {phase.name: _footprint(phase) for phase in read}
+    composed = {phase.name: phase.source().composed for phase in read}
     one = sizes[lineage.aligned.name]
     by_dtype: dict[torch.dtype, list[str]] = {}
     for name, size in sizes.items():
@@ -72,6 +74,7 @@ def needed(lineage: Lineage) -> list[str]:
     return [
         f"{lineage.name}: {len(lineage.phases)} phases of {one.parameters / 1e6:.1f}M parameters, "
         "loaded one at a time",
+        *(f"{name}: {what}" for name, what in composed.items() if what),
         f"weights: {told}; {_gb(one.weights(torch.float32))} as float32",
         *(f"{job}; {_fits(total, free)}" for job, total in jobs.items()),
         f"of a training batch of {TRAINING_TOKENS} response tokens the loss over "

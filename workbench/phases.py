@@ -16,6 +16,7 @@ from workbench.loading import load_config, load_model
 from workbench.models import Chat, HookedModel, Overflow
 from workbench.resources import builtin_lineages, is_builtin_lineage
 from workbench.series import KEYS, expand
+from workbench.sources.source import Source, find_source
 from workbench.tables import known_keys, place, strings
 
 MAX_LINEAGE_BYTES = 1_000_000
@@ -48,6 +49,12 @@ class Phase:
 
     step: int | None = None
     """Of the training, where it is one of a series; set by `steps` or `revisions` in the file."""
+
+    def source(self) -> Source:
+        """Return what it is made of, without reading weights; errors as of `load_model`."""
+        return find_source(
+            self.model, revision=self.revision, checkpoint=self.checkpoint, base=self.base
+        )
 
     def config(self) -> PretrainedConfig:
         """Return its config without reading weights; errors as of `load_model`."""

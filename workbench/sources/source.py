@@ -35,10 +35,24 @@ class Source:
     base: "Source | None" = None
     """What an adapter sits on; whose config and tokenizer raw weights have."""
 
+    trained_on: str | None = None
+    """What an adapter itself names as its base."""
+
     @property
     def described(self) -> str:
         """How errors call it."""
         return self.place if self.commit is None else f"{self.place}@{self.commit[:12]}"
+
+    @property
+    def composed(self) -> str | None:
+        """Say what it is made of, if it is no whole checkpoint."""
+        if self.base is None:
+            return None
+        if self.kind == "weights":
+            return f"raw weights {self.place} with the config of {self.base.described}"
+        elsewhere = self.trained_on and self.trained_on != self.base.place
+        named = f" (it names {self.trained_on})" if elsewhere else ""
+        return f"adapter {self.place} on {self.base.described}{named}"
 
     @property
     def has_tokenizer(self) -> bool:
@@ -189,7 +203,8 @@ def _adapter(folder: Path, base: str | Path | None) -> Source:
         raise CheckpointError(
             f"{folder}: its base is not to be had; give another place of it as base ({error})"
         ) from error
-    return Source(str(folder), "adapter", base=under)
+    itself = told.get("base_model_name_or_path")
+    return Source(str(folder), "adapter", base=under, trained_on=itself and str(itself))
 
 
 def _beside(folder: Path, named: str | Path) -> str | Path:
