@@ -12,7 +12,7 @@ import pytest
 
 from workbench import locks
 from workbench.errors import RunError
-from workbench.locks import take_lock
+from workbench.locks import check_lock, release_lock, take_lock
 
 
 @pytest.fixture
@@ -122,3 +122,55 @@ def test_of_two_that_take_over_a_stale_lock_only_one_gets_it(path, monkeypatch, 
         take_lock(path)
     assert holder_of(path) == rival
     assert [file.name for file in path.parent.iterdir()] == ["lock"]
+
+
+def test_a_lock_is_there_with_its_content_or_not_at_all(path, monkeypatch):
+    """Killed while it is written, it would else be empty, and nobody could tell whose it is."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        assert not path.exists()
+        raise Killed
+
+    monkeypatch.setattr(locks.Path, "hardlink_to", killed)
+    with pytest.raises(Killed):
+        take_lock(path)
+    monkeypatch.undo()
+    assert not path.exists()
+    take_lock(path)
+    assert [file.name for file in path.parent.iterdir()] == ["lock"]
+
+
+def test_a_file_system_without_hard_links_has_locks_too(path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(locks.Path, "hardlink_to", refuse)
+    take_lock(path)
+    assert holder_of(path)["pid"] == os.getpid()
+    with pytest.raises(RunError, match="being written"):
+        take_lock(path)
+    assert [file.name for file in path.parent.iterdir()] == ["lock"]
+
+
+def test_the_holder_learns_that_its_lock_was_taken_over_and_leaves_the_other_s(path):
+    nonce = take_lock(path)
+    check_lock(path, nonce)
+    other = take_lock(path, break_lock=True)
+    with pytest.raises(RunError, match="another process has taken it over"):
+        check_lock(path, nonce)
+    release_lock(path, nonce)
+    check_lock(path, other)
+    release_lock(path, other)
+    assert not path.exists()
+    with pytest.raises(RunError, match="taken it over"):
+        check_lock(path, other)
+
+
+@pytest.mark.parametrize("pid", ["1", None, 0, -1, 1.5, [1]])
+def test_a_holder_without_a_process_number_is_not_taken_for_gone(path, pid):
+    held_by(path, pid=pid)
+    with pytest.raises(RunError, match="--break-lock"):
+        take_lock(path)

@@ -253,3 +253,137 @@ def test_opening_a_finished_run_and_its_first_figure_take_no_torch_and_under_two
     )
     assert told.returncode == 0, told.stderr
     assert float(told.stdout) < 2.0
+
+
+def test_a_writer_whose_run_was_taken_over_writes_nothing_more(store, run):
+    run.append(record_of(1))
+    successor = store.resume("one", CONFIG, break_lock=True)
+    successor.append(record_of(1))
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    for write in (
+        lambda: run.append(record_of(2)),
+        lambda: run.amend(record_of(1)),
+        lambda: run.save_state(1, b"one"),
+        run.rewind,
+        run.finish,
+        lambda: run.write_info(run.info),
+    ):
+        with pytest.raises(RunError, match="another process has taken it over"):
+            write()
+    run.fail("told to")  # what stops it is told elsewhere: the run is not its own any more
+    assert before == {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    successor.append(record_of(2))
+
+
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("written", [0, 1, 40])
+def test_a_full_disk_leaves_whole_lines_and_names_the_file(run, monkeypatch, written):
+    run.append(record_of(1))
+    before = (run.folder / "records.jsonl").read_bytes()
+
+    def flush(descriptor):
+        os.ftruncate(descriptor, len(before) + written)
+        full()
+
+    monkeypatch.setattr(os, "fsync", flush)
+    with pytest.raises(OSError, match=r"No space left.*records\.jsonl"):
+        run.append(record_of(2, measured=False))
+    monkeypatch.undo()
+    assert (run.folder / "records.jsonl").read_bytes() == before
+    run.append(record_of(2, measured=False))
+    assert [line["step"] for line in run.refresh().lines] == [1, 2]
+
+
+def test_a_run_that_cannot_be_marked_failed_is_given_up_all_the_same(store, run, monkeypatch):
+    monkeypatch.setattr(os, "fsync", full)
+    run.fail("the disk is full")
+    monkeypatch.undo()
+    assert run.status == "running"
+    assert store.resume("one", CONFIG).status == "running"
+
+
+def test_what_a_killed_writer_left_is_removed_on_resuming(store, run):
+    left = [".lock.0123456789ab.tmp", "drift/.000001.safetensors.0123456789ab.tmp"]
+    for name in left:
+        (run.folder / name).write_bytes(b"half")
+    run.fail("told to")
+    store.resume("one", CONFIG)
+    assert not any((run.folder / name).exists() for name in left)
+
+
+def test_what_was_left_while_a_run_was_created_is_removed_on_creating_it(store, run):
+    draft = store.root / ".two.0123456789ab.tmp"
+    run.folder.rename(draft)
+    (draft / "lock").unlink()
+    other = store.root / ".three.0123456789ab.tmp"
+    other.mkdir()
+    store.create(CONFIG, "two")
+    assert not draft.exists() and other.exists()
+
+
+def test_what_another_process_is_creating_is_left_alone(store, run):
+    draft = store.root / ".two.0123456789ab.tmp"
+    run.folder.rename(draft)  # still locked by this process, which lives
+    store.create(CONFIG, "two")
+    assert (draft / "run.json").is_file()
+
+
+def test_records_that_end_before_the_state_are_refused_not_filled_up(store, run):
+    run.append(record_of(1))
+    run.save_state(1, b"one")
+    run.fail("told to")
+    size = (run.folder / "records.jsonl").stat().st_size
+    os.truncate(run.folder / "records.jsonl", size - 5)
+    with pytest.raises(
+        RunError, match=rf"has {size - 5} bytes, but {size} when the state of step 1"
+    ):
+        store.resume("one", CONFIG)
+    assert (run.folder / "records.jsonl").stat().st_size == size - 5
+    assert not (run.folder / "lock").exists()
+
+
+def test_a_run_killed_while_it_was_finishing_is_finished_by_resuming(store, run, monkeypatch):
+    run.append(record_of(1))
+    run.save_state(1, b"one")
+
+    class Killed(BaseException):
+        pass
+
+    def killed(_):
+        raise Killed
+
+    monkeypatch.setattr(runs.shutil, "rmtree", killed)
+    with pytest.raises(Killed):
+        run.finish()
+    monkeypatch.undo()
+    (run.folder / "lock").unlink()
+    assert run.status == "done" and (run.folder / "state").exists()
+    store.resume("one", CONFIG)
+    assert not (run.folder / "state").exists() and not (run.folder / "lock").exists()
+
+
+def test_a_finished_run_lists_its_files_by_content(run):
+    run.append(record_of(1))
+    (run.folder / "directions.safetensors").write_bytes(b"some")
+    run.finish()
+    (run.folder / "figures").mkdir()
+    (run.folder / "figures/later.pdf").write_bytes(b"later")
+    files = run.info["files"]
+    assert {*files} == {"records.jsonl", "directions.safetensors", "drift/000001.safetensors"}
+    assert files["directions.safetensors"]["bytes"] == 4
+
+
+def test_settings_that_could_not_be_read_again_are_refused_before_anything_is_made(store):
+    for config in ({"recipe": {"steps": "six"}}, {"loss": math.nan}, {"layers": [-1]}):
+        with pytest.raises(RunError, match="cannot be created"):
+            store.create(config, "one")
+    assert not store.root.exists()
+
+
+def test_a_name_too_long_for_a_file_system_is_refused(store):
+    with pytest.raises(RunError, match="is not a name for a run"):
+        store.create(CONFIG, "x" * 201)
+    assert store.create(CONFIG, "x" * 200).status == "running"

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from workbench import states
+from workbench.errors import RunError
 from workbench.records import StepRecord
 from workbench.runs import Run
 from workbench.store import RunStore
@@ -109,3 +110,35 @@ def test_the_state_knows_how_much_of_the_records_belongs_to_it(run):
     told = json.loads((run.folder / "state/000002/state.json").read_text())
     content = (run.folder / "records.jsonl").read_bytes()
     assert content[: told["records_bytes"]].count(b"\n") == told["step"] == 2
+
+
+@pytest.mark.parametrize("pointer", ["../../x", "", "1", "000002\n", "9" * 30, "000002/../000002"])
+def test_a_pointer_that_is_no_step_is_refused(run, pointer):
+    (run.folder / "state/current").write_text(pointer)
+    with pytest.raises(RunError, match="current: cannot be read"):
+        run.load_state()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"step": 3}, "step is 3"),
+        ({"records_bytes": -1}, "records_bytes is -1, not a count"),
+        ({"more": 1}, "unknown key more"),
+    ],
+)
+def test_a_state_that_says_something_else_is_refused(run, change, told):
+    path = run.folder / "state/000002/state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(RunError, match=f"state.json: cannot be read .{told}"):
+        run.states.reached()
+
+
+def test_a_state_with_other_content_than_was_stored_is_refused(run):
+    path = run.folder / "state/000002/state.safetensors"
+    path.write_bytes(b"twO")
+    with pytest.raises(RunError, match=r"state\.safetensors: damaged"):
+        run.load_state()
+    path.unlink()
+    with pytest.raises(RunError, match=r"state\.safetensors: cannot be read"):
+        run.load_state()

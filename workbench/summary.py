@@ -49,6 +49,10 @@ def summary_of(archive: Archive) -> dict[str, Any]:
         raise RunError(
             f"{archive.folder}: a stored file lacks {error}; it is damaged, or of another version."
         ) from error
+    except (ValueError, IndexError, TypeError) as error:
+        raise RunError(
+            f"{archive.folder}: its files do not fit each other ({error}); see `workbench verify`."
+        ) from error
 
 
 def _summary(archive: Archive) -> dict[str, Any]:

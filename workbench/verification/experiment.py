@@ -36,7 +36,8 @@ def verify_experiment(folder: Path, findings: Findings) -> None:
         for place in archive.lineage_folders().values():
             with findings.catching():
                 _verify_nulls(place, findings)
-        _verify_summary(archive, findings)
+        with findings.catching():
+            _verify_summary(archive, findings)
 
 
 def _verify_plan(archive: Archive, findings: Findings) -> None:
