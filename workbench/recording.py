@@ -207,5 +207,6 @@ def _scored(evaluate: Callable[[int], Scores], step: int) -> Scores:
 
 
 def _append(run: Run, record: StepRecord) -> None:
-    with writing(run.folder / "records.jsonl"):
+    # Its drift is a file of its own.
+    with writing(run.folder / "records.jsonl" if record.drift is None else run.folder):
         run.append(record)
