@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from planted_inputs import SMALL, contents, read_lines
+from planted_inputs import SMALL, contents
 
 from workbench.cli import main
 from workbench.errors import CheckpointError, DivergedError, OutOfMemoryError, StorageError
