@@ -66,6 +66,8 @@ def test_an_interrupted_fine_tuning_says_so_and_can_be_resumed(argv, tmp_path, c
     with monkeypatch.context() as patched:
         patched.setattr(Progress, "__call__", interrupt)
         assert main([*argv, "--out", str(tmp_path / "one")]) == 130
-    assert "continued with --resume" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("workbench: stopped by SIGINT before step 1; continue with: workbench ")
+    assert told.endswith(f"--out {tmp_path / 'one'} --resume\n")
     assert main([*argv, "--out", str(tmp_path / "one"), "--resume"]) == 0
     assert len(read_lines(tmp_path / "one/records.jsonl")) == 6

@@ -15,12 +15,12 @@ from torch import nn
 
 from workbench.errors import ConfigError, RunError
 from workbench.finetune import FineTuning
+from workbench.recording import failing, note_machine, record_run
 from workbench.records import Scores
 from workbench.runs import Run
 from workbench.standing import RESUME
 from workbench.store import RunStore
 from workbench.surroundings import DIRECTIONS
-from workbench.trial import failing, note_machine, record_run
 
 
 class Background:

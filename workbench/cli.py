@@ -5,41 +5,68 @@ Parsing imports nothing heavy; each command imports what it needs.
 
 import argparse
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from workbench import __version__
+from workbench import __version__, stopping
 from workbench.arms import DEMO, standard_arms
 from workbench.commands import parsers
 from workbench.commands.options import numbers, positive, read_position, whole_numbers
 from workbench.config import EVALUATED_STEPS
 from workbench.errors import WorkbenchError
+from workbench.memory import LOADING, enough_memory
 from workbench.text import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit status: 0, or 2 for an error the user can mend."""
+    """Run a command; return its exit status.
+
+    It is 0, 1 for an error that nobody foresaw, 2 for one the user can mend, 128 and the number of
+    the signal that stopped it, or 141 when nobody reads the output any more.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(argv)
+    if arguments.command == "lab":  # JupyterLab asks for itself what a signal is to end
+        return _run(arguments, argv)
+    with stopping.heeding(quiet=arguments.quiet):
+        return _run(arguments, argv)
+
+
+def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    given = getattr(arguments, "out", None) is not None
     try:
-        import_module(f"workbench.commands.{arguments.command}").run(arguments)
+        with enough_memory(f"in {arguments.command}", LOADING):
+            import_module(f"workbench.commands.{arguments.command}").run(arguments)
     except BrokenPipeError:  # whoever read the output has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
         return 141
-    except (WorkbenchError, OSError) as error:
+    except KeyboardInterrupt as stop:
+        return _stopped(stopping.asked() or stop, arguments, argv, given)
+    except Exception as error:
+        if (stop := stopping.asked()) is not None:  # raised where something else was made of it
+            return _stopped(stop, arguments, argv, given)
         if arguments.debug:
             traceback.print_exc()
-        print(f"workbench: {printable(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "workbench: stopped; a run that was begun can be continued with --resume",
-            file=sys.stderr,
-        )
-        return 130
+        if isinstance(error, WorkbenchError | OSError):
+            print(f"workbench: {printable(error)}", file=sys.stderr)
+            return 2
+        told = printable(f"{type(error).__name__}: {error}")
+        print(f"workbench: unexpected {told} (--debug shows the trace)", file=sys.stderr)
+        return 1
     return 0
+
+
+def _stopped(
+    stop: KeyboardInterrupt, arguments: argparse.Namespace, argv: Sequence[str], given: bool
+) -> int:
+    from workbench.commands.continuing import stop_line
+
+    print(f"workbench: {stop_line(stop, arguments, argv, given=given)}", file=sys.stderr)
+    return 128 + (stop.number if isinstance(stop, stopping.Stopped) else signal.SIGINT)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -80,6 +107,7 @@ def _demo(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
         help="comma-separated, as of experiment (default: %(default)s)",
         default=DEMO,
     )
+    parsers.resumable(parser, "the demo in --out")
     _add_jobs(parser, default=0)
     return parser
 

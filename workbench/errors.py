@@ -44,6 +44,14 @@ class DivergedError(WorkbenchError, ArithmeticError):
     """A fine-tuning whose loss is no longer finite."""
 
 
+class OutOfMemoryError(WorkbenchError, MemoryError):
+    """Memory that does not suffice for what is loaded, read, trained or evaluated."""
+
+
+class StorageError(WorkbenchError, OSError):
+    """A file that cannot be written: the disk is full, or the folder is read-only."""
+
+
 class RunError(WorkbenchError, RuntimeError):
     """A run folder that is locked, already used, damaged or unknown."""
 

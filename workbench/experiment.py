@@ -1,17 +1,11 @@
 """Experiments: arms × seeds × lineages, run here or in processes side by side, then summed up."""
 
-import multiprocessing
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from workbench.archive import SCHEMA
 from workbench.arms import Arm, waves
@@ -24,13 +18,10 @@ from workbench.inputs import Inputs, LoadedInputs
 from workbench.judges import find_judge
 from workbench.records import StepRecord
 from workbench.runs import Run
+from workbench.storing import check_writable, writing
 from workbench.summary import summarise
 from workbench.trial import Trial, run_trial
-
-POLL_SECONDS = 0.25
-
-OnProgress = Callable[[str, int, float | None], None]
-"""Told run id, step and mean alignment as runs advance."""
+from workbench.workers import OnProgress, run_in_processes
 
 
 @dataclass(frozen=True)
@@ -91,7 +82,7 @@ def run_experiment(
     """
     if jobs < 1:
         raise ConfigError(f"jobs is {jobs}; it must be at least 1.")
-    started = time.time()
+    started = time.monotonic()
     several = [inputs] if isinstance(inputs, Inputs) else list(inputs)
     wanted = {0, *evaluate_at, recipe.steps}
     evaluate_at = tuple(sorted(step for step in wanted if 0 <= step <= recipe.steps))
@@ -130,22 +121,21 @@ def run_experiment(
         for seed in seeds
     ]
     _run_all(trials, jobs, on_progress)
-    write_json(
-        folder / "experiment.json",
-        {
-            "schema": SCHEMA,
-            "id": folder.name,
-            "lineages": [_about(held, name) for held, name in zip(loaded, names, strict=True)],
-            "arms": [asdict(arm) for arm in arms],
-            "seeds": list(seeds),
-            "recipe": asdict(recipe),
-            "measured_steps": list(recipe.measured_steps),
-            "evaluated_steps": list(evaluate_at),
-            "runs": [trial.run_id for trial in trials],
-            "wall_seconds": round(time.time() - started, 1),
-        },
-    )
-    return Experiment(folder, summarise(folder))
+    plan = {
+        "schema": SCHEMA,
+        "id": folder.name,
+        "lineages": [_about(held, name) for held, name in zip(loaded, names, strict=True)],
+        "arms": [asdict(arm) for arm in arms],
+        "seeds": list(seeds),
+        "recipe": asdict(recipe),
+        "measured_steps": list(recipe.measured_steps),
+        "evaluated_steps": list(evaluate_at),
+        "runs": [trial.run_id for trial in trials],
+        "wall_seconds": round(time.monotonic() - started, 1),
+    }
+    with writing(folder):
+        write_json(folder / "experiment.json", plan)
+        return Experiment(folder, summarise(folder))
 
 
 def _run_id(place: Path, arm: Arm, seed: int) -> str:
@@ -156,9 +146,7 @@ def _usable(folder: Path, *, resume: bool) -> Path:
     """Return the output folder if it can be one; nothing is made yet."""
     if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]) and not resume:
         raise RunError(f"{folder}: already used; choose another output folder, or use --resume.")
-    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise RunError(f"{folder}: cannot be written; choose another output folder.")
+    check_writable(folder)
     return folder
 
 
@@ -180,61 +168,19 @@ def _prepare(
         else:
             laid[place] = lay_groundwork(held, arms, recipe, judge=judge, device=device)
     for place, groundwork in laid.items():
-        groundwork.save(place)
+        with writing(place):
+            groundwork.save(place)
 
 
 def _run_all(trials: list[Trial], jobs: int, on_progress: OnProgress | None) -> None:
     """Run the trials, those that need another's end after the others."""
     several = dict.fromkeys(trial.arm for trial in trials)
     groups = [[trial for trial in trials if trial.arm in wave] for wave in waves(several)]
-    if jobs == 1:
-        for trial in (trial for group in groups for trial in group):
-            run_trial(trial, _reporting(on_progress))
+    if jobs > 1:
+        run_in_processes(groups, jobs, on_progress)
         return
-    context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(
-        jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
-    ) as pool:
-        for wave in groups:
-            futures = [pool.submit(run_trial, trial) for trial in wave]
-            try:
-                _watch(futures, wave, on_progress)
-            except BrokenProcessPool as error:
-                raise RunError(
-                    "A process that ran a trial was killed, perhaps for memory; continue with "
-                    "--resume and fewer --jobs."
-                ) from error
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-
-
-def _watch(
-    futures: Sequence[Future], trials: Sequence[Trial], on_progress: OnProgress | None
-) -> None:
-    """Wait for runs in other processes; what they do is read from their folders."""
-    seen: dict[str, int] = {}
-    waiting = set(futures)
-    while waiting:
-        done, waiting = wait(waiting, timeout=POLL_SECONDS)
-        for future in done:
-            future.result()
-        for trial in trials if on_progress else ():
-            _tell(trial, seen, on_progress)
-
-
-def _tell(trial: Trial, seen: dict[str, int], on_progress: OnProgress | None) -> None:
-    folder = trial.store / trial.run_id
-    if on_progress is None or seen.get(trial.run_id) == trial.recipe.steps:
-        return
-    if not (folder / "records.jsonl").is_file() or not (lines := Run(folder).lines):
-        return
-    step = lines[-1]["step"]
-    if step > seen.get(trial.run_id, 0):
-        measured = [line["drift"]["mean_alignment"] for line in lines if "drift" in line]
-        on_progress(trial.run_id, step, measured[-1] if measured else None)
-        seen[trial.run_id] = step
+    for trial in (trial for group in groups for trial in group):
+        run_trial(trial, _reporting(on_progress))
 
 
 def _reporting(on_progress: OnProgress | None) -> Callable[[str, StepRecord], None] | None:

@@ -95,12 +95,18 @@ def make_folder(folder: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Make a rename or a new file in `folder` durable."""
+    """Make a rename or a new file in `folder` durable; of a file, its content."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def flush_tree(folder: Path) -> None:
+    """Make every file and folder below `folder` durable, whoever wrote them."""
+    for path in (*folder.rglob("*"), folder):
+        flush_folder(path)
 
 
 def draft_of(path: Path) -> Path:

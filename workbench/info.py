@@ -103,4 +103,4 @@ def check_info(info: dict[str, Any], folder: Path) -> None:
     try:
         check_shape(json.loads(json.dumps(info, allow_nan=False)), INFO)
     except (TypeError, ValueError, RecursionError) as error:
-        raise RunError(f"{folder}: cannot be created ({error}).") from error
+        raise RunError(f"{folder}: {RUN_JSON} cannot be written ({error}).") from error

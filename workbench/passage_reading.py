@@ -19,6 +19,7 @@ from workbench.errors import (
 )
 from workbench.files import write_json
 from workbench.locks import take_lock
+from workbench.memory import lack_of_memory
 from workbench.models import HookedModel, check_layers
 from workbench.passage import (
     ACTS,
@@ -35,6 +36,7 @@ from workbench.passage import (
 from workbench.phases import Lineage, Phase
 from workbench.probes import ProbeSet
 from workbench.sources.source import places_here
+from workbench.storing import check_writable, writing
 
 Keep = Literal["roles", "all", "none"]
 """Of which phases the readings of single prompts are kept: [layer prompt d_model] in float32."""
@@ -168,8 +170,10 @@ def read_passage(
         raise ProbeError("A passage needs at least one prompt.")
     task = _Task(lineage, probes, position, layers, keep, device)
     folder = Path(folder)
-    _begin(task, folder, resume=resume)
-    take_lock(folder / "lock", break_lock=break_lock)
+    check_writable(folder)
+    with writing(folder):
+        _begin(task, folder, resume=resume)
+        take_lock(folder / "lock", break_lock=break_lock)
     try:
         _read_all(task, folder, on_phase or (lambda _name, _why: None))
     finally:
@@ -216,7 +220,8 @@ def _begin(task: _Task, folder: Path, *, resume: bool) -> None:
 
 def _read_all(task: _Task, folder: Path, on_phase: OnPhase) -> None:
     plan = task.plan()
-    write_json(folder / PLAN, plan)
+    with writing(folder / PLAN):
+        write_json(folder / PLAN, plan)
     reference = None
     for phase in task.order():
         path, why = phase_file(folder, phase.name), None
@@ -228,13 +233,17 @@ def _read_all(task: _Task, folder: Path, on_phase: OnPhase) -> None:
             try:
                 artefact = task.read(phase, reference)
                 found = dict(artefact.provenance)
-                artefact.save(path, SCHEMA)
+                with writing(path):
+                    artefact.save(path, SCHEMA)
             except UnreachableError:
                 raise  # each of the others would wait for the hub as long
             except (CheckpointError, PhaseMismatchError, ProbeError) as error:
+                if lack_of_memory(error) is not None:
+                    raise  # so would the others, or the phase be left out for good
                 why = str(error)
                 plan["failures"][phase.name] = why
-                write_json(folder / PLAN, plan)
+                with writing(folder / PLAN):
+                    write_json(folder / PLAN, plan)
         reference = reference or found
         on_phase(phase.name, why)
 

@@ -24,7 +24,7 @@ from workbench.files import (
     write_atomic,
     write_json,
 )
-from workbench.info import RUN_JSON, read_info
+from workbench.info import RUN_JSON, check_info, read_info
 from workbench.journal import Journal
 from workbench.lines import check_lines
 from workbench.locks import check_lock, release_lock, take_lock
@@ -74,7 +74,8 @@ class Run:
         return self.info["status"]
 
     def write_info(self, info: Mapping[str, Any]) -> None:
-        """Replace run.json."""
+        """Replace run.json; `RunError` if that could not be read again."""
+        check_info(dict(info), self.folder)
         self._check_writer()
         write_json(self.folder / RUN_JSON, dict(info))
 

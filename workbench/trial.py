@@ -1,34 +1,34 @@
 """One trial of an experiment: one arm with one seed on one lineage, from θ_S to a stored run."""
 
-import math
-import platform
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from workbench import stopping
 from workbench.arms import Arm
 from workbench.conditions import Ground, answered, make_intervention, set_up
 from workbench.config import Recipe
 from workbench.directions import ReversionDirections
-from workbench.errors import ConfigError, WorkbenchError
 from workbench.evaluation import Reference, evaluate_answers, read_reference
 from workbench.files import file_hash, write_json
 from workbench.finetune import FineTuning
 from workbench.inputs import Inputs, LoadedInputs
-from workbench.loading import save_model
+from workbench.memory import LOADING, enough_memory
 from workbench.models import HookedModel
-from workbench.records import Scores, StepRecord
+from workbench.recording import (
+    OnRecord,
+    failing,
+    finish,
+    keep_model,
+    note_machine,
+    record_run,
+    take_run,
+)
+from workbench.records import Scores
 from workbench.runs import AFTERMATH, Run
-from workbench.standing import RESUME
 from workbench.store import RunStore
-from workbench.updates import state_from_bytes, state_to_bytes
-
-OnRecord = Callable[[str, StepRecord], None]
+from workbench.storing import writing
 
 
 @dataclass(frozen=True)
@@ -83,118 +83,42 @@ def run_trial(trial: Trial, on_record: OnRecord | None = None) -> str:
         RunError: If the run exists with other settings or is being written.
         WorkbenchError: What stopped the fine-tuning; the run is marked failed.
     """
-    store, config = RunStore(trial.store), trial.config()
-    if (trial.store / trial.run_id).exists():
-        run = store.resume(trial.run_id, config, break_lock=trial.break_lock)
-        if run.status == "done":
-            return trial.run_id
-    else:
-        run = store.create(config, trial.run_id)
-    with failing(run):
+    stopping.check()
+    run = take_run(
+        trial.store / trial.run_id, trial.config(), resume=None, break_lock=trial.break_lock
+    )
+    if run.status == "done":
+        return trial.run_id
+    with failing(run), enough_memory("in loading or reading", LOADING):
         inputs = trial.inputs.load()
         model = inputs.lineage.load_trainee(trial.recipe, device=trial.device)
         note_machine(run, model)
         ground = Ground.of(model, inputs, ReversionDirections.load(trial.directions))
         reference = read_reference(model, inputs.benign)
-        record_run(
-            run,
-            _start(trial, run, inputs, ground),
-            evaluate=lambda step: _evaluate(trial, run, model, inputs, reference, step),
-            evaluate_at=trial.evaluate_at,
-            state_every=trial.state_every,
-            on_record=on_record,
-        )
-        ground.aftermath().save(run.folder / AFTERMATH)
-        if trial.save_model:
-            save_model(model, run.folder / "model")
-    run.finish()
+        tuning = _start(trial, run, inputs, ground)
+        with stopping.later():
+            record_run(
+                run,
+                tuning,
+                evaluate=lambda step: _evaluate(trial, run, model, inputs, reference, step),
+                evaluate_at=trial.evaluate_at,
+                state_every=trial.state_every,
+                on_record=on_record,
+            )
+            with writing(run.folder / AFTERMATH):
+                ground.aftermath().save(run.folder / AFTERMATH)
+            if trial.save_model:
+                keep_model(run, model)
+            finish(run)
     return trial.run_id
-
-
-def note_machine(run: Run, model: HookedModel) -> None:
-    """Note in run.json where and how the run is made: same bits need the same of these."""
-    run.write_info(
-        run.info
-        | {
-            "machine": {
-                "system": f"{platform.system()} {platform.machine()}",
-                "device": str(model.cfg.device),
-                "dtype": str(model.cfg.dtype),
-                "threads": torch.get_num_threads(),
-            },
-            "command": sys.argv,
-        }
-    )
-
-
-@contextmanager
-def failing(run: Run) -> Iterator[None]:
-    """Mark the run failed, and why, if what is done while open raises."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        run.fail(f"interrupted; {RESUME}")
-        raise
-    except WorkbenchError as error:
-        run.fail(str(error))
-        raise
-    except Exception as error:
-        run.fail(f"{type(error).__name__}: {error}")
-        raise
-
-
-def record_run(
-    run: Run,
-    tuning: FineTuning,
-    *,
-    evaluate: Callable[[int], Scores] | None = None,
-    evaluate_at: Sequence[int] = (),
-    state_every: int = 10,
-    on_record: OnRecord | None = None,
-) -> None:
-    """Iterate a fine-tuning, or what is left of it, and store what it yields.
-
-    If the fine-tuning is stopped, its state is stored, so that the run can be resumed from there.
-
-    Args:
-        run: Where to; if it holds a training state, the fine-tuning continues from there.
-        tuning: Just made; with a training state, any that was made with the same arguments.
-        evaluate: Gives the scores after a step.
-        evaluate_at: Steps to evaluate after; 0 is before the first.
-        state_every: Steps between training states.
-        on_record: Told every record.
-
-    Raises:
-        ConfigError: If the fine-tuning has begun and the run holds no training state.
-    """
-    if state_every < 1:
-        raise ConfigError(f"state_every is {state_every}; it must be at least 1.")
-    if (blob := run.load_state()) is not None:
-        tuning.load_state(state_from_bytes(blob))
-    elif tuning.step:
-        raise ConfigError(
-            f"{run.folder}: holds no training state, and this fine-tuning has made {tuning.step} "
-            "steps; make it anew."
-        )
-    elif evaluate is not None and 0 in evaluate_at:
-        run.append(StepRecord(0, math.nan, 0.0, math.nan, scores=evaluate(0)))
-    for record in tuning:
-        if evaluate is not None and record.step in evaluate_at:
-            record = replace(record, scores=evaluate(record.step))
-        run.append(record)
-        if record.step % state_every == 0 and record.step < tuning.steps:
-            run.save_state(record.step, state_to_bytes(tuning.state()))
-        if on_record is not None:
-            on_record(run.id, record)
-    if tuning.step < tuning.steps and tuning.step != run.states.reached()[0]:
-        run.save_state(tuning.step, state_to_bytes(tuning.state()))
 
 
 def _start(trial: Trial, run: Run, inputs: LoadedInputs, ground: Ground) -> FineTuning:
     """Set the arm up along its directions, keep those, and make the fine-tuning."""
     arm = trial.arm
     condition = set_up(arm, ground, trial.seed, trial.run_of)
-    condition.save(run.folder, ground.reversion)
+    with writing(run.folder):
+        condition.save(run.folder, ground.reversion)
     benign = answered(arm, ground, max_new_tokens=trial.max_new_tokens)
     return FineTuning(
         ground.model,
@@ -227,10 +151,9 @@ def _evaluate(
         reference=reference,
         max_new_tokens=trial.max_new_tokens,
     )
-    folder = run.folder / "answers"
-    folder.mkdir(exist_ok=True)
-    write_json(
-        folder / f"{step:06d}.json",
-        {"harmful": evaluation.harmful_answers, "benign": evaluation.benign_answers},
-    )
+    answers = {"harmful": evaluation.harmful_answers, "benign": evaluation.benign_answers}
+    path = run.folder / "answers" / f"{step:06d}.json"
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, answers)
     return evaluation.scores

@@ -3,11 +3,11 @@
 import time
 from argparse import Namespace
 from dataclasses import replace
-from pathlib import Path
 
 from workbench.arms import standard_arms
 from workbench.commands.experiment import run_and_report
 from workbench.commands.options import tell
+from workbench.errors import ConfigError
 from workbench.inputs import Inputs
 
 
@@ -15,6 +15,9 @@ def run(arguments: Namespace) -> None:
     """Run the main job on the embedded organism."""
     from workbench.organism.recipe import DEMO, DEMO_STRENGTHS, MAX_NEW_TOKENS
 
+    if arguments.resume and not arguments.out:
+        raise ConfigError("--resume needs --out: the folder of the demo to continue.")
+    arguments.out = arguments.out or f"experiments/demo-{time.strftime('%Y%m%d-%H%M%S')}"
     recipe = replace(DEMO, steps=arguments.steps) if arguments.steps else DEMO
     tell(arguments, "Reading the phases of the organism; then one progress for all runs.")
     run_and_report(
@@ -22,6 +25,5 @@ def run(arguments: Namespace) -> None:
         [Inputs.organism()],
         recipe,
         standard_arms(DEMO_STRENGTHS),
-        out=Path(arguments.out or f"experiments/demo-{time.strftime('%Y%m%d-%H%M%S')}"),
         max_new_tokens=MAX_NEW_TOKENS,
     )

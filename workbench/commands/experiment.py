@@ -14,6 +14,7 @@ from workbench.inputs import Inputs
 from workbench.plots.report import write_report
 from workbench.plots.table import table_text
 from workbench.progress import Progress
+from workbench.storing import writing
 from workbench.summary import summarise
 from workbench.text import printable
 
@@ -22,8 +23,10 @@ def run(arguments: Namespace) -> None:
     """Run arms × seeds × lineages, or sum up again what is stored."""
     if arguments.recompute:
         for folder in map(Path, arguments.lineage):
-            print(table_text(summarise(folder)))
-            write_report(folder, folder / "report.html")
+            with writing(folder):
+                print(table_text(summarise(folder)))
+            with writing(folder):
+                write_report(folder, folder / "report.html")
         return
     if arguments.resume and not arguments.out:
         raise ConfigError("--resume needs --out: the folder of the experiment to continue.")
@@ -45,19 +48,17 @@ def run(arguments: Namespace) -> None:
         layers=arguments.layers,
     )
     arguments.arms = _arm_names(arguments, inputs[0])
+    arguments.out = arguments.out or f"experiments/{time.strftime('%Y%m%d-%H%M%S')}"
     run_and_report(
         arguments,
         inputs,
         recipe_of(arguments),
         arms,
-        out=Path(arguments.out or f"experiments/{time.strftime('%Y%m%d-%H%M%S')}"),
         evaluate_at=arguments.evaluate_at,
         max_new_tokens=arguments.max_new_tokens,
         judge=arguments.judge,
         state_every=arguments.state_every,
         save_models=arguments.save_models,
-        resume=arguments.resume,
-        break_lock=arguments.break_lock,
         device=arguments.device,
     )
 
@@ -93,7 +94,8 @@ def run_and_report(
     """Run an experiment with the chosen arms, write its report and print its table.
 
     Args:
-        arguments: Names of the arms, number of seeds and jobs, and whether to be quiet.
+        arguments: Names of the arms, number of seeds and jobs, where to, whether to continue what
+            is there, and whether to be quiet.
         inputs: Files of each lineage.
         recipe: Numbers of the fine-tuning.
         arms: Those to choose from.
@@ -112,8 +114,12 @@ def run_and_report(
             # Runs wait for the disk at every record: one more than cores keeps the cores busy.
             jobs=arguments.jobs or (os.cpu_count() or 1) + 1,
             on_progress=progress,
+            out=Path(arguments.out),
+            resume=arguments.resume,
+            break_lock=arguments.break_lock,
             **options,
         )
-    write_report(done.folder, done.folder / "report.html")
+    with writing(done.folder):
+        write_report(done.folder, done.folder / "report.html")
     print(table_text(done.summary))
     print(printable(f"{done.folder}/report.html"))

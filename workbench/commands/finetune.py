@@ -4,6 +4,7 @@ from argparse import Namespace
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from workbench import stopping
 from workbench.arms import Arm, choose_arms, standard_arms
 from workbench.commands.options import is_lineage, recipe_of, splits_of, tell
 from workbench.conditions import Ground, answered, make_intervention, set_up
@@ -12,17 +13,25 @@ from workbench.errors import ConfigError
 from workbench.files import write_json
 from workbench.finetune import FineTuning
 from workbench.interventions import Intervention
-from workbench.loading import load_model, save_model
+from workbench.loading import load_model
 from workbench.models import HookedModel
 from workbench.phases import Lineage
 from workbench.probes import ProbeSet, load_examples
 from workbench.progress import Progress
 from workbench.readout import Readout, read_vocabulary
+from workbench.recording import (
+    failing,
+    finish,
+    keep_model,
+    note_machine,
+    record_run,
+    take_run,
+)
 from workbench.runs import Run
 from workbench.store import RunStore
+from workbench.storing import check_writable, writing
 from workbench.surroundings import DIRECTIONS, READOUT
 from workbench.text import printable
-from workbench.trial import failing, note_machine, record_run
 
 
 @dataclass(frozen=True)
@@ -47,9 +56,9 @@ class _Parts:
 def run(arguments: Namespace) -> None:
     """Fine-tune once and store the run."""
     out, recipe = Path(arguments.out), recipe_of(arguments)
-    store = RunStore(out.parent)
     if not arguments.resume:
-        store.vacant(out.name)
+        RunStore(out.parent).vacant(out.name)
+    check_writable(out)
     source = Path(arguments.lineage)
     data = Path(arguments.data or (source if source.is_dir() else source.parent) / "finetune.jsonl")
     examples = load_examples(data)
@@ -66,21 +75,20 @@ def run(arguments: Namespace) -> None:
         **asdict(recipe),
     )
     config = tuning.config() | {"lineage": parts.lineage}
-    if arguments.resume:
-        run = store.resume(out.name, config, break_lock=arguments.break_lock)
-    else:
-        run = store.create(config, out.name)
+    run = take_run(out, config, resume=arguments.resume, break_lock=arguments.break_lock)
     if run.status != "done":
-        note_machine(run, parts.model)
-        parts.save(run.folder)
-        if (step := run.states.reached()[0]) > 0:
-            tell(arguments, f"Continuing after step {step}, where the last training state is.")
-        _record(arguments, run, tuning)
+        with failing(run):
+            _record(arguments, run, tuning, parts)
     _print_run(run)
 
 
-def _record(arguments: Namespace, run: Run, tuning: FineTuning) -> None:
-    with failing(run), Progress(tuning.steps, quiet=arguments.quiet) as progress:
+def _record(arguments: Namespace, run: Run, tuning: FineTuning, parts: _Parts) -> None:
+    note_machine(run, parts.model)
+    with writing(run.folder):
+        parts.save(run.folder)
+    if (step := run.states.reached()[0]) > 0:
+        tell(arguments, f"Continuing after step {step}, where the last training state is.")
+    with stopping.later(), Progress(tuning.steps, quiet=arguments.quiet) as progress:
         record_run(
             run,
             tuning,
@@ -90,8 +98,8 @@ def _record(arguments: Namespace, run: Run, tuning: FineTuning) -> None:
             ),
         )
         if arguments.save_model:
-            save_model(tuning.model, run.folder / "model")
-    run.finish()
+            keep_model(run, tuning.model)
+        finish(run)
 
 
 def _lineage_parts(arguments: Namespace) -> _Parts:

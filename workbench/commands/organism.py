@@ -1,10 +1,12 @@
 """`workbench organism`: re-create the embedded model organism."""
 
+import shutil
 from argparse import Namespace
 from pathlib import Path
 
 from workbench.commands.options import tell
 from workbench.errors import RunError
+from workbench.storing import check_writable, writing
 from workbench.text import printable
 
 
@@ -19,7 +21,16 @@ def run(arguments: Namespace) -> None:
         write_data(out, arguments.seed)
         print(printable(out))
         return
-    quality = build(out, arguments.seed, progress=lambda text: tell(arguments, text))
+    check_writable(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.absolute().with_name(f".{out.name}.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        with writing(out):
+            quality = build(draft, arguments.seed, progress=lambda text: tell(arguments, text))
+            draft.replace(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     print(printable(f"{out}: organism of seed {arguments.seed}"))
     for phase, measured in quality.items():
         told = ", ".join(f"{name} {value:.1%}" for name, value in measured.items())

@@ -24,11 +24,11 @@ from workbench.interventions import Intervention
 from workbench.measurement import Measurement
 from workbench.models import HookedModel
 from workbench.probes import ProbeSet
+from workbench.recording import note_machine
 from workbench.records import StepRecord
 from workbench.runs import Run
 from workbench.store import RunStore
 from workbench.surroundings import DIRECTIONS
-from workbench.trial import note_machine
 
 START, SCHEMA = "start.safetensors", "workbench.start/1"
 """In a run's folder: what θ_S reads on the probes, for a training that is resumed."""
