@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # some here are imported before any test is
 
-from nursery import nursery as open_nursery  # noqa: E402
+from nursery import nursery as open_nursery
 
 if not Path("/proc/self/fd").is_dir():
     collect_ignore_glob = ["test_*.py"]  # which file is flushed is read from /proc

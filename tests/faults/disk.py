@@ -41,7 +41,7 @@ class Disk:
         """Note that a file or folder was flushed."""
         node = self._node(path)
         if node.is_folder:
-            node.entries = {name: self._node(path / name) for name in os.listdir(path)}
+            node.entries = {child.name: self._node(child) for child in path.iterdir()}
         else:
             node.content = path.read_bytes()
 

@@ -188,7 +188,7 @@ def _serve(address):
     server.bind(draft)
     server.listen()
     server.settimeout(5)
-    os.rename(draft, address)
+    Path(draft).rename(address)
     parent, last = os.getppid(), time.monotonic()
     while True:
         try:
@@ -222,7 +222,7 @@ def _serve(address):
 
 def _prime(address):
     """Let a fine-tuning wait where its run is created or resumed, to be forked there."""
-    from workbench.runs import RunStore
+    from workbench import RunStore
 
     def waiting(method):
         def wait(self, *args, **options):

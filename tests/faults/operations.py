@@ -99,10 +99,10 @@ class Operations:
     def _inside(self, path, folder=None):
         """The absolute path of what is in the folder; None if it is elsewhere."""
         if isinstance(path, int):
-            path = os.readlink(f"/proc/self/fd/{path}")
+            path = _of_descriptor(path)
         elif folder is not None:
-            path = Path(os.readlink(f"/proc/self/fd/{folder}"), os.fsdecode(path))
-        found = Path(os.path.abspath(os.fsdecode(path)))
+            path = _of_descriptor(folder) / os.fsdecode(path)
+        found = Path(os.path.abspath(os.fsdecode(path)))  # noqa: PTH100 (a link is not followed)
         return found if found == self.root or self.root in found.parents else None
 
     def _open(self, path, flags, mode=0o777, *, dir_fd=None):
@@ -187,6 +187,10 @@ class Operations:
         """In Python what safetensors does in Rust, where nothing could come between."""
         with io.open(filename, "wb") as file:  # noqa: UP020
             file.write(safetensors.serialize(tensors, metadata=metadata))
+
+
+def _of_descriptor(number):
+    return Path(f"/proc/self/fd/{number}").readlink()
 
 
 class _Raw(io.FileIO):

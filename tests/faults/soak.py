@@ -90,7 +90,10 @@ class Soak:
         resume = []
         for _ in range(self.rng.choice((1, 2))):
             job = self.nursery.start([*argv, "--out", folder, *resume])
-            time.sleep(self.rng.uniform(0.1, 0.4))
+            if self.rng.random() < 0.8:
+                while not folder.exists() and job.alive():
+                    time.sleep(0.001)
+            time.sleep(self.rng.uniform(0, 0.3))
             job.kill()
             self.done["kills"] += job.wait().status == -9
             if folder.exists():
@@ -115,7 +118,13 @@ class Soak:
     def in_this_process(self, number):
         """Train in the background, stop and resume; read, edit, evaluate and draw meanwhile."""
         from workbench import (
-            FineTuning, Reading, ablate, evaluate, intervene, read_activations, read_reference,
+            FineTuning,
+            Reading,
+            ablate,
+            evaluate,
+            intervene,
+            read_activations,
+            read_reference,
         )  # fmt: skip
         from workbench.background import Background
         from workbench.plots.report import write_report
@@ -157,7 +166,7 @@ class Soak:
         }
         return {
             "rss": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
-            "fds": len(os.listdir("/proc/self/fd")),
+            "fds": len([*Path("/proc/self/fd").iterdir()]),
             "threads": threading.active_count(),
             "children": len(children),
             "hooks": hooks_on(self.model),
@@ -215,13 +224,13 @@ def check(held):
     half = len(held) // 2
     before = statistics.median(line["rss"] for line in held[: half or 1])
     after = statistics.median(line["rss"] for line in held[half:])
-    assert after <= GROWTH * before, f"memory: {before:.0f} MiB became {after:.0f} MiB"
+    assert after <= GROWTH * before, f"rss: {before:.0f} MiB became {after:.0f} MiB"
     return f"memory {before:.0f} MiB before, {after:.0f} MiB after; {len(held)} looks; all flat"
 
 
 def main():
     """Soak, print, and fail if anything has grown."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

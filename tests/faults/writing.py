@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from planted_experiment import planted_alignment, planted_drift
 
+from workbench import Run, RunStore
 from workbench.records import StepRecord
-from workbench.runs import Run, RunStore
 from workbench.standing import Standing, stamp
 
 MEASURED = 3
