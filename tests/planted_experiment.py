@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 from workbench.arms import Arm, standard_arms
 from workbench.config import Recipe
 from workbench.records import SCORE_NAMES, Auxiliary, Drift, Estimate, Scores, StepRecord
-from workbench.runs import RunStore
+from workbench.store import RunStore
 from workbench.summary import summarise
 
 STEPS = (1, 2, 3, 5, 8, 13, 20, 30, 50, 75, 100)

@@ -25,7 +25,7 @@ from workbench.inputs import Inputs
 from workbench.judges import Judge
 from workbench.probes import Probe, ProbeSet
 from workbench.records import SCORE_NAMES
-from workbench.runs import RunStore
+from workbench.store import RunStore
 
 STRENGTHS = (-1.0, 0.0, 0.5, 1.0)
 SETS = ((0, 1, 2), (1,))

@@ -12,16 +12,16 @@ from workbench.cli import main
 
 KILLED = """
 import os, signal, sys
-from workbench import runs
+from workbench import drift_files
 from workbench.cli import main
-write = runs.write_atomic
+write = drift_files.write_atomic
 
 def write_and_die(path, content):
     write(path, content)
     if path.name == "000005.safetensors":  # the drift of step 5 is there, its line is not
         os.kill(os.getpid(), signal.SIGKILL)
 
-runs.write_atomic = write_and_die
+drift_files.write_atomic = write_and_die
 main(sys.argv[1:])
 """
 

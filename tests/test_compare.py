@@ -17,7 +17,7 @@ from workbench import plots
 from workbench.errors import ConfigError
 from workbench.plots.trajectories import read_trajectories
 from workbench.records import StepRecord
-from workbench.runs import RunStore
+from workbench.store import RunStore
 
 SEEDS = (0, 1, 2)
 

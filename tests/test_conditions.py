@@ -24,7 +24,8 @@ from workbench.penalties import Block, Push
 from workbench.probes import ProbeSet
 from workbench.projections import ProjectGradient
 from workbench.rehearsal import Rehearse
-from workbench.runs import AFTERMATH, RunStore
+from workbench.runs import AFTERMATH
+from workbench.store import RunStore
 from workbench.training_edits import Ablate, Cap, Steer
 
 ARMS = standard_arms({"block": 5.0}, penalty_batch=4)

@@ -121,7 +121,7 @@ def test_runs_that_fill_no_grid_are_chosen_singly(runs):
 
 def test_steps_that_a_run_did_not_measure_are_empty(runs, tmp_path):
     from workbench.plots.explorer import explorer
-    from workbench.runs import RunStore
+    from workbench.store import RunStore
 
     short = RunStore(tmp_path).create(runs[0].info["config"] | {"seed": 9}, "short")
     lines = (runs[0].folder / "records.jsonl").read_text().splitlines()
@@ -135,7 +135,7 @@ def test_steps_that_a_run_did_not_measure_are_empty(runs, tmp_path):
 def test_runs_of_different_depth_and_none_at_all_are_refused(runs, tmp_path):
     from workbench.errors import ConfigError
     from workbench.plots.explorer import explorer
-    from workbench.runs import RunStore
+    from workbench.store import RunStore
 
     with pytest.raises(ConfigError, match="none was measured"):
         explorer([RunStore(tmp_path).create({}, "begun")])
@@ -150,7 +150,7 @@ def test_runs_of_different_depth_and_none_at_all_are_refused(runs, tmp_path):
 
 def test_many_steps_are_thinned_with_the_first_and_last_kept(runs, tmp_path):
     from workbench.plots.explorer import explorer
-    from workbench.runs import RunStore
+    from workbench.store import RunStore
 
     long = RunStore(tmp_path).create({}, "long")
     told = json.loads((runs[0].folder / "records.jsonl").read_text().splitlines()[2])

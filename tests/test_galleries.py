@@ -78,7 +78,7 @@ def test_the_comparison_tells_every_run_at_the_last_step(folder):
 def test_runs_without_a_measured_step_are_not_compared(tmp_path):
     from workbench.errors import ConfigError
     from workbench.plots.galleries import comparison
-    from workbench.runs import RunStore
+    from workbench.store import RunStore
 
     with pytest.raises(ConfigError, match="No run to compare"):
         comparison(RunStore(tmp_path).create({}, "begun"))
@@ -97,7 +97,7 @@ def test_the_comparison_offers_the_layers_of_the_model_that_all_runs_have(tmp_pa
     from planted_experiment import write_run
 
     from workbench.plots.galleries import comparison
-    from workbench.runs import RunStore
+    from workbench.store import RunStore
 
     store = RunStore(tmp_path)
     for name, layers in (("odd", [1, 3, 5, 7, 9]), ("few", [2, 3, 4, 5, 6])):
@@ -144,7 +144,7 @@ def test_runs_of_equal_names_are_told_apart_by_their_experiment(folder, tmp_path
 
     from workbench.plots.material import gather
     from workbench.plots.selection import Selection
-    from workbench.runs import RunStore
+    from workbench.store import RunStore
 
     other = shutil.copytree(folder, tmp_path / "again")
     (other / "lineages" / "l0" / "nulls.json").write_text('{"matched": {"p99": [0.9, 1, 1, 1, 1]}}')

@@ -11,7 +11,7 @@ from workbench import plots
 from workbench.errors import ConfigError, RunError
 from workbench.plots.frames import Frame, spread_out
 from workbench.plots.scene import read_scene
-from workbench.runs import RunStore
+from workbench.store import RunStore
 
 ARMS, SEEDS = ("ordinary", "block", "push"), (0, 1)
 NORMS = np.sqrt(STEPS)[:, None] * np.linspace(0.2, 1.0, 5) / 10

@@ -29,13 +29,13 @@ def parsed(monkeypatch):
     """The lines that were parsed."""
     from workbench import journal
 
-    seen, loads = [], json.loads
+    seen, parse = [], journal.parse_json
 
-    def loading(line):
-        seen.append(loads(line)["step"])
-        return loads(line)
+    def parsing(line):
+        seen.append(parse(line)["step"])
+        return parse(line)
 
-    monkeypatch.setattr(journal.json, "loads", loading)
+    monkeypatch.setattr(journal, "parse_json", parsing)
     return seen
 
 

@@ -313,7 +313,7 @@ def test_other_data_is_another_run(tune, aligned, examples):
 
 
 def planted_run(folder, config=None):
-    from workbench.runs import RunStore
+    from workbench.store import RunStore
 
     recipe = {"recipe": {"steps": 100}, "directions": "planted"}
     return RunStore(folder).create(recipe if config is None else config, "planted")

@@ -64,7 +64,7 @@ def test_every_figure_of_the_package_is_one(tmp_path):
     from workbench import plots
     from workbench.plots.explorer import explorer
     from workbench.plots.local import LocalFigure
-    from workbench.runs import RunStore
+    from workbench.store import RunStore
 
     folder = build_experiment(tmp_path / "planted")
     runs = list(RunStore(folder / "runs"))

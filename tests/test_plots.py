@@ -34,14 +34,14 @@ def summary(folder):
 
 @pytest.fixture(scope="module")
 def runs(folder):
-    from workbench.runs import RunStore
+    from workbench.store import RunStore
 
     return list(RunStore(folder / "runs"))
 
 
 @pytest.fixture(scope="module")
 def run(folder):
-    from workbench.runs import RunStore
+    from workbench.store import RunStore
 
     return RunStore(folder / "runs").open("l0-block-0")
 
@@ -49,7 +49,7 @@ def run(folder):
 @pytest.fixture
 def new_run(tmp_path):
     """Start an empty run outside any experiment."""
-    from workbench.runs import RunStore
+    from workbench.store import RunStore
 
     return RunStore(tmp_path / "runs").create({"seed": 0}, "lone")
 

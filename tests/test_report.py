@@ -140,7 +140,7 @@ def test_the_report_says_how_to_read_it(page):
 
 def test_the_report_tells_where_its_numbers_come_from(page, folder):
     from workbench.plots.provenance import config_hash
-    from workbench.runs import RunStore
+    from workbench.store import RunStore
 
     for run in RunStore(folder / "runs"):
         assert run.id in page.text
@@ -151,7 +151,7 @@ def test_the_report_tells_where_its_numbers_come_from(page, folder):
 
 def test_files_are_named_by_the_first_digits_of_their_hash(tmp_path):
     from workbench.plots.provenance import provenance_html
-    from workbench.runs import RunStore
+    from workbench.store import RunStore
 
     told = {"directions": "ab12" * 16, "inputs": {"probes": "cd34" * 16, "task": None}}
     text = provenance_html([RunStore(tmp_path).create(told, "one")])
@@ -245,7 +245,7 @@ def test_heat_maps_without_room_are_left_out_and_counted(folder, report, tmp_pat
 
 def test_runs_of_another_depth_have_an_explorer_of_their_own(folder, tmp_path):
     from workbench.plots.report import write_report
-    from workbench.runs import RunStore
+    from workbench.store import RunStore
 
     run = RunStore(folder / "runs").open("l0-block-1")
     other = RunStore(tmp_path).create({}, "deep")
@@ -260,7 +260,7 @@ def test_runs_of_another_depth_have_an_explorer_of_their_own(folder, tmp_path):
 @pytest.mark.parametrize("given", ["folder", "run", "several"])
 def test_runs_have_a_report_of_their_own(given, folder, tmp_path):
     from workbench.plots.report import write_report
-    from workbench.runs import RunStore
+    from workbench.store import RunStore
 
     store = RunStore(folder / "runs")
     run = store.open("l0-block-1")
@@ -276,7 +276,7 @@ def test_runs_have_a_report_of_their_own(given, folder, tmp_path):
 
 def test_a_run_without_records_still_has_a_report(tmp_path):
     from workbench.plots.report import write_report
-    from workbench.runs import RunStore
+    from workbench.store import RunStore
 
     run = RunStore(tmp_path).create({}, "begun")
     page = Page(write_report(run, tmp_path / "out.html").read_text(encoding="utf-8"))

@@ -220,7 +220,7 @@ def test_its_figure_is_the_ablation_at_what_is_chosen(grid):
 
 def test_a_run_shows_its_newest_grid_and_one_without_says_how_to_make_it(tmp_path):
     from workbench.errors import RunError
-    from workbench.runs import RunStore
+    from workbench.store import RunStore
     from workbench.widgets import AblationSlider
 
     run = RunStore(tmp_path).create({}, "run")

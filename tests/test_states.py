@@ -6,7 +6,8 @@ import pytest
 
 from workbench import states
 from workbench.records import StepRecord
-from workbench.runs import Run, RunStore
+from workbench.runs import Run
+from workbench.store import RunStore
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from planted_surroundings import GAP, ORDER, ROLES, SPOTS, write_directions, wri
 
 from workbench.errors import RunError
 from workbench.files import file_hash
-from workbench.runs import RunStore
+from workbench.store import RunStore
 from workbench.surroundings import Surroundings, home_of, surroundings_of
 
 

@@ -55,9 +55,11 @@ _EXPORTS = {
     "records": ("Drift", "Scores", "StepRecord"),
     "refit": ("refit",),
     "rehearsal": ("Rehearse", "with_own_answers"),
-    "runs": ("Run", "RunStore"),
+    "runs": ("Run",),
     "significance": ("holm", "significance"),
+    "store": ("RunStore",),
     "training_edits": ("Ablate", "Cap", "Steer"),
+    "verification": ("verify",),
     "widgets": (
         "AblationSlider",
         "Geometry",

@@ -12,8 +12,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from workbench.errors import RunError
-from workbench.runs import Run, RunStore
+from workbench.runs import Run
 from workbench.statistic import statistic
+from workbench.store import RunStore
 
 SCHEMA = 1
 

@@ -16,8 +16,9 @@ from torch import nn
 from workbench.errors import ConfigError, RunError
 from workbench.finetune import FineTuning
 from workbench.records import Scores
-from workbench.runs import Run, RunStore
+from workbench.runs import Run
 from workbench.standing import RESUME
+from workbench.store import RunStore
 from workbench.surroundings import DIRECTIONS
 from workbench.trial import failing, note_machine, record_run
 

@@ -59,8 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         _demo, _directions, parsers.convert, parsers.read, _finetune, _experiment, parsers.evaluate,
-        parsers.report, parsers.export, parsers.organism, parsers.calibrate, parsers.doctor,
-        parsers.lab,
+        parsers.report, parsers.export, parsers.verify, parsers.organism, parsers.calibrate,
+        parsers.doctor, parsers.lab,
     ):  # fmt: skip
         command = add(commands)
         command.add_argument("--debug", action="store_true", help="show the trace of an error")

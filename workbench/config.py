@@ -1,5 +1,7 @@
 """What a run needs to be repeated: frozen, plain values."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -46,6 +48,12 @@ def changed_settings(old: Any, new: Any, name: str = "") -> list[str]:
             for changed in changed_settings(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
         ]
     return [] if old == new else [name]
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of settings, whatever the order of their keys."""
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def package_versions() -> dict[str, str]:

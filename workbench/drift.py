@@ -9,10 +9,7 @@ from torch import Tensor
 
 from workbench.bootstrap import resample_counts
 from workbench.directions import ReversionDirections
-from workbench.records import Drift
-
-FLOOR_FACTOR = 10.0
-"""A displacement below this many noise floors has no measured direction."""
+from workbench.records import FLOOR_FACTOR, Drift
 
 N_RESAMPLES = 200
 

@@ -1,36 +1,97 @@
 """Files that are whole or not there: flushed to disk, then renamed into place."""
 
+import glob
 import hashlib
 import json
 import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+DRAFT = "tmp"
+"""How the name ends of what is being written: `.NAME.….tmp`."""
+
+MARK = 12
+KEPT = 50
+"""Characters of what tells drafts apart, and of the name: a file system allows 255 bytes."""
 
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write `content` so that a crash leaves either the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    flush_folder(path.parent)
+    draft = draft_of(path)
+    with naming(path):
+        try:
+            with draft.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        flush_folder(path.parent)
 
 
 def write_json(path: Path, data: Any) -> None:
     """Write `data` as indented JSON, atomically; NaN is refused, use None."""
+    write_atomic(path, json_bytes(data))
+
+
+def json_bytes(data: Any) -> bytes:
+    """Return what `write_json` writes."""
     text = json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False)
-    write_atomic(path, text.encode("utf-8", "backslashreplace") + b"\n")
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def append_whole(path: Path, content: bytes) -> None:
+    """Append `content` and flush it; what fails half-way (a full disk) leaves the file as it was.
+
+    A process that is killed may leave the first part.
+    """
+    with naming(path), path.open("ab", buffering=0) as file:
+        end = os.fstat(file.fileno()).st_size
+        try:
+            left = memoryview(content)
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except BaseException:
+            os.truncate(file.fileno(), end)
+            raise
+
+
+def cut(path: Path, size: int) -> None:
+    """Cut a file to its first `size` bytes, and flush it."""
+    with path.open("r+b") as file:
+        file.truncate(size)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file that was to be written in what the system raises: a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
 
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, and their being there durable."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        flush_folder(folder.parent)
 
 
 def flush_folder(folder: Path) -> None:
@@ -40,3 +101,25 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def draft_of(path: Path) -> Path:
+    """Return a name, beside `path`, that nothing else has."""
+    return path.with_name(f".{path.name[:KEPT]}.{uuid.uuid4().hex[:MARK]}.{DRAFT}")
+
+
+def drafts_of(path: Path) -> list[Path]:
+    """Return the drafts of a file or folder that are there."""
+    name = glob.escape(path.name[:KEPT])
+    return sorted(path.parent.glob(f".{name}.{'[0-9a-f]' * MARK}.{DRAFT}"))
+
+
+def drafts_in(folder: Path) -> list[Path]:
+    """Return what writers that were killed left in a folder and below it, and live ones write."""
+    return sorted(folder.rglob(f".*.{DRAFT}"))
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what killed writers left in a folder that no other process writes now."""
+    for draft in drafts_in(folder):
+        shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)

@@ -1,12 +1,19 @@
 """A file of JSON lines that grows: what was read of it is not read again."""
 
-import json
 import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from workbench.errors import RunError
+from workbench.shape import parse_json
+
+MAX_LINE_BYTES = 50_000_000
+"""A line of 100 layers with every interval has 15 kB."""
+
+Check = Callable[[Sequence[Any], Sequence[dict[str, Any]]], None]
+"""Given new lines and those before, raises `ValueError` unless the new may follow."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +37,12 @@ class Journal:
 
     Args:
         path: The file.
+        check: What the lines must be.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, check: Check | None = None) -> None:
         self.path = path
+        self._check = check
         self._read = _Read()
 
     def read(self) -> list[dict[str, Any]]:
@@ -58,10 +67,19 @@ class Journal:
             if now != read.file or file.read(len(read.last)) != read.last:
                 read = _Read(now)
                 file.seek(0)
-            new = file.read()
-        whole = new[: new.rfind(b"\n") + 1].splitlines(keepends=True)
+            whole = list(_whole_lines(file))
         if not whole:
             return read
+        new = [parse_json(line) for line in whole]
+        if self._check is not None:
+            self._check(new, read.lines)
         # A list of its own: those returned before do not change.
-        lines = read.lines + [json.loads(line) for line in whole]
-        return _Read(now, read.end + sum(map(len, whole)), whole[-1], lines)
+        return _Read(now, read.end + sum(map(len, whole)), whole[-1], read.lines + new)
+
+
+def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
+    """What is left of a file, line by line, but for one without its end."""
+    while (line := file.readline(MAX_LINE_BYTES)).endswith(b"\n"):
+        yield line
+    if len(line) >= MAX_LINE_BYTES:
+        raise ValueError(f"a line is longer than {MAX_LINE_BYTES:,} bytes")

@@ -1,5 +1,6 @@
 """A lock file that names its holder, so that a stale one can be told from a live one."""
 
+import errno
 import json
 import os
 import socket
@@ -9,14 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import RunError
+from workbench.files import draft_of
+
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+"""How file systems say that they have no hard links."""
 
 
-def take_lock(path: Path, *, break_lock: bool = False) -> None:
+def take_lock(path: Path, *, break_lock: bool = False) -> str:
     """Create the lock file at `path`, replacing one whose holder is gone.
 
     Args:
         path: The lock file.
-        break_lock: Also replace one whose holder cannot be seen from here.
+        break_lock: Also replace one whose holder is, or may be, there; it stops at its next write.
+
+    Returns:
+        Its nonce, for `check_lock` and `release_lock`.
 
     Raises:
         RunError: If another process holds it, or may hold it on another machine.
@@ -29,11 +37,12 @@ def take_lock(path: Path, *, break_lock: bool = False) -> None:
                 f"{holder.get('host')}; if that process is gone, use --break-lock."
             )
         _remove(path, holder)
+    nonce = uuid.uuid4().hex
     try:
-        with path.open("x") as file:
-            json.dump({**_this_process(), "nonce": uuid.uuid4().hex}, file)
+        _create(path, json.dumps({**_this_process(), "nonce": nonce}).encode())
     except FileExistsError:
         raise _overtaken(path) from None
+    return nonce
 
 
 def is_held(path: Path) -> bool:
@@ -41,9 +50,46 @@ def is_held(path: Path) -> bool:
     return path.exists() and not _gone(_holder(path))
 
 
+def check_lock(path: Path, nonce: str) -> None:
+    """See that the lock is still the one that `take_lock` gave `nonce` for.
+
+    Raises:
+        RunError: If another process has taken it over.
+    """
+    if _holder(path).get("nonce") != nonce:
+        raise RunError(
+            f"{path.parent}: another process has taken it over; this one writes nothing more."
+        )
+
+
+def release_lock(path: Path, nonce: str) -> None:
+    """Remove the lock, unless another process has taken it over."""
+    if _holder(path).get("nonce") == nonce:
+        path.unlink(missing_ok=True)
+
+
+def _create(path: Path, content: bytes) -> None:
+    """Create a file with its content in one step, so that a crash leaves no empty lock."""
+    draft = draft_of(path)
+    try:
+        with draft.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            path.hardlink_to(draft)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            with path.open("xb") as file:
+                file.write(content)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def _remove(path: Path, holder: Mapping[str, Any]) -> None:
     """Remove the lock of `holder`, unless another process has replaced it in the meantime."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    aside = draft_of(path)
     try:
         path.rename(aside)
     except FileNotFoundError:
@@ -61,8 +107,8 @@ def _overtaken(path: Path) -> RunError:
 def _holder(path: Path) -> dict[str, Any]:
     """What a lock file says; nothing if it is damaged."""
     try:
-        holder = json.loads(path.read_text())
-    except (OSError, ValueError):
+        holder = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
         return {}
     return holder if isinstance(holder, dict) else {}
 
@@ -74,7 +120,9 @@ def _gone(holder: Mapping[str, Any]) -> bool:
         return False
     if holder.get("boot") != here["boot"]:
         return True
-    pid = holder.get("pid", 0)
+    pid = holder.get("pid")
+    if type(pid) is not int or pid < 1:
+        return False
     if here["started"] is None:
         return not _alive(pid)
     started = _started(pid)

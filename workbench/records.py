@@ -14,6 +14,9 @@ from jaxtyping import Float
 
 Array = np.ndarray
 
+FLOOR_FACTOR = 10.0
+"""A displacement below this many noise floors has no measured direction."""
+
 
 def cosine(
     vector: Float[Array, "*step layer d_model"], unit: Float[Array, "layer d_model"]
@@ -184,7 +187,10 @@ class StepRecord:
             "gradient_norm": _number(self.gradient_norm),
         }
         if self.auxiliary:
-            line["auxiliary"] = {name: vars(value) for name, value in self.auxiliary.items()}
+            line["auxiliary"] = {
+                name: {key: _number(value) for key, value in vars(told).items()}
+                for name, told in self.auxiliary.items()
+            }
         if self.drift is not None:
             drift = self.drift
             line["drift"] = {

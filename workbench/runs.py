@@ -1,152 +1,61 @@
-"""The run store: config, records, drift vectors and training state of every run, on disk.
+"""A run on disk: config, records, drift vectors and training state.
 
 Opening a run imports neither torch nor TransformerLens. One process writes a run; any number read.
 """
 
 import json
-import os
 import shutil
-import time
-import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
-from workbench.config import changed_settings, package_versions
+from workbench.config import settings_hash
+from workbench.drift_files import DriftFiles, made_from
 from workbench.errors import RunError
-from workbench.files import flush_folder, write_atomic, write_json
+from workbench.files import (
+    append_whole,
+    cut,
+    remove_drafts,
+    write_atomic,
+    write_json,
+)
+from workbench.info import RUN_JSON, read_info
 from workbench.journal import Journal
-from workbench.locks import take_lock
+from workbench.lines import check_lines
+from workbench.locks import check_lock, release_lock, take_lock
+from workbench.manifest import manifest_of
 from workbench.records import StepRecord
 from workbench.states import States
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
 AFTERMATH, CONTROL = "aftermath.safetensors", "control.safetensors"
 """In a run's folder: what it left on the fit probes, and along what it acts if not along v_rev."""
-
-
-class RunStore:
-    """A folder of runs."""
-
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-
-    def create(self, config: Mapping[str, Any], run_id: str | None = None) -> "Run":
-        """Start a run and hold its lock.
-
-        Args:
-            config: What the run needs to be repeated, as JSON values.
-            run_id: Name of its folder; by default a new one.
-
-        Raises:
-            RunError: If the folder exists, or cannot be written.
-        """
-        if run_id is None:
-            run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
-        folder = self.vacant(run_id)
-        draft = self.root / f".new-{uuid.uuid4().hex}"
-        try:
-            for part in ("drift", "state"):
-                (draft / part).mkdir(parents=True)
-            (draft / "records.jsonl").touch()
-            Run(draft).lock()
-            Run(draft).write_info(
-                {
-                    "schema": SCHEMA,
-                    "id": run_id,
-                    "status": "running",
-                    "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                    "config": dict(config),
-                    "versions": package_versions(),
-                }
-            )
-            # One rename: a crash leaves a run that can be resumed, or none.
-            draft.rename(folder)
-            flush_folder(self.root)
-        except OSError as error:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise RunError(f"{folder}: cannot be created ({error.strerror}).") from error
-        return Run(folder)
-
-    def vacant(self, run_id: str) -> Path:
-        """Return the folder that a new run called `run_id` would have.
-
-        Raises:
-            RunError: If it exists.
-        """
-        folder = self._folder(run_id)
-        if folder.exists():
-            raise RunError(f"{folder}: already used; resume it, or choose another output folder.")
-        return folder
-
-    def open(self, run_id: str) -> "Run":
-        """Open a run for reading; `RunError` if there is none."""
-        return Run(self._folder(run_id)).checked()
-
-    def resume(self, run_id: str, config: Mapping[str, Any], *, break_lock: bool = False) -> "Run":
-        """Take up a run where its last training state was saved; a finished one is left alone.
-
-        Args:
-            run_id: Which run.
-            config: Must equal what it was created with.
-            break_lock: Take the lock of a writer on another machine that is known to be gone.
-
-        Returns:
-            The run, locked; if its status is `done`, not locked.
-
-        Raises:
-            RunError: If it is locked, or was made with another config.
-        """
-        run = self.open(run_id)
-        if changed := changed_settings(run.info["config"], json.loads(json.dumps(dict(config)))):
-            raise RunError(
-                f"{run.folder}: made with other settings ({', '.join(changed[:5])}); "
-                "resume with the same ones, or choose another output folder."
-            )
-        run.lock(break_lock=break_lock)
-        if run.status == "done":
-            run.unlock()
-            return run
-        run.rewind()
-        info = {key: value for key, value in run.info.items() if key != "failure"}
-        run.write_info(info | {"status": "running"})
-        return run
-
-    def __iter__(self) -> Iterator["Run"]:
-        """Iterate over the runs in order of their names."""
-        for info in sorted(self.root.glob("[!.]*/run.json")):
-            yield Run(info.parent).checked()
-
-    def _folder(self, run_id: str) -> Path:
-        """The folder of a run: right below the root, whatever its name tries."""
-        name = Path(run_id).name
-        if not run_id or name != run_id or name.startswith(".") or not name.isprintable():
-            raise RunError(f"{run_id!r} is not a name for a run; use letters, digits and dashes.")
-        return self.root / run_id
 
 
 class Run:
     """One fine-tuning on disk."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self._journal = Journal(self.folder / "records.jsonl")
+        self._nonce: str | None = None
+        self.move(Path(folder))
+
+    def move(self, folder: Path) -> None:
+        """Follow the folder to where it was moved."""
+        self.folder = folder
+        self.refresh()
+        self._journal = Journal(folder / "records.jsonl", check_lines)
+        self._drift = DriftFiles(folder / "drift")
 
     def checked(self) -> "Run":
-        """Return this run if its folder holds one of a known schema."""
-        if not (self.folder / "run.json").is_file():
-            raise RunError(f"{self.folder}: no run here (no run.json).")
-        if (schema := self.info.get("schema")) != SCHEMA:
-            raise RunError(f"{self.folder}: schema {schema!r}, this version reads {SCHEMA}.")
+        """Return this run if its folder holds one of a known schema; else `RunError`."""
+        read_info(self.folder)
         return self
 
     @property
@@ -156,11 +65,8 @@ class Run:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What run.json says now."""
-        try:
-            return dict(json.loads((self.folder / "run.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise RunError(f"{self.folder}/run.json: cannot be read ({error}).") from error
+        """What run.json says now; `RunError` if it cannot be read."""
+        return read_info(self.folder)
 
     @property
     def status(self) -> str:
@@ -169,25 +75,27 @@ class Run:
 
     def write_info(self, info: Mapping[str, Any]) -> None:
         """Replace run.json."""
-        write_json(self.folder / "run.json", dict(info))
+        self._check_writer()
+        write_json(self.folder / RUN_JSON, dict(info))
 
     def append(self, record: StepRecord) -> None:
         """Store a record; once this returns it is on disk, its drift before its line."""
+        self._check_writer()
+        append_whole(self.folder / "records.jsonl", self._line(record))
+
+    def amend(self, record: StepRecord) -> None:
+        """Store a record in place of the last one, which is of the same step."""
+        self._check_writer()
+        records = self.folder / "records.jsonl"
+        *kept, _ = records.read_bytes().splitlines(keepends=True)
+        write_atomic(records, b"".join([*kept, self._line(record)]))
+
+    def _line(self, record: StepRecord) -> bytes:
+        """The line of a record; its drift is stored."""
+        line = record.to_json()
         if (drift := record.drift) is not None:
-            content = save(
-                {
-                    "vector": drift.vector.astype(np.float32),
-                    "projections": drift.projections.astype(np.float32),
-                    "floor": drift.floor,
-                },
-                metadata={"step": str(record.step)},
-            )
-            write_atomic(self.folder / "drift" / f"{record.step:06d}.safetensors", content)
-        line = json.dumps(record.to_json(), allow_nan=False) + "\n"
-        with (self.folder / "records.jsonl").open("ab") as file:
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+            line["drift"]["sha256"] = self._drift.save(record.step, drift, self._source)
+        return json.dumps(line, allow_nan=False).encode() + b"\n"
 
     @property
     def states(self) -> States:
@@ -196,40 +104,69 @@ class Run:
 
     def save_state(self, step: int, blob: bytes) -> None:
         """Store the training state after `step`, in place of the one before."""
-        self.states.save(step, blob, (self.folder / "records.jsonl").stat().st_size)
+        self._check_writer()
+        size = (self.folder / "records.jsonl").stat().st_size
+        self.states.save(step, blob, size, settings_hash(self.info["config"]))
 
     def load_state(self) -> bytes | None:
         """Return the last training state, or None if there is none yet."""
         return self.states.load()
 
     def rewind(self) -> None:
-        """Drop the records that came after the last training state."""
-        step, records_bytes = self.states.reached()
-        os.truncate(self.folder / "records.jsonl", records_bytes)
-        for file in (self.folder / "drift").glob("*.safetensors"):
-            if int(file.stem) > step:
-                file.unlink()
+        """Drop the records that came after the last training state.
+
+        Raises:
+            RunError: If the records end before it: they are not all there.
+        """
+        self._check_writer()
+        step, size = self.states.reached()
+        records = self.folder / "records.jsonl"
+        if (found := records.stat().st_size) < size:
+            raise RunError(
+                f"{records}: has {found} bytes, but {size} when the state of step {step} was "
+                "stored; it was damaged, begin anew."
+            )
+        cut(records, size)
+        self._drift.drop_after(step)
         self.refresh()
 
     def finish(self) -> None:
-        """Mark the run done, drop its training state, and release the lock."""
+        """Mark the run done, note its files, drop its training state, and release the lock."""
         info = {key: value for key, value in self.info.items() if key != "failure"}
-        self.write_info(info | {"status": "done"})
-        shutil.rmtree(self.folder / "state")
+        remove_drafts(self.folder)
+        if info["status"] != "done":
+            self.write_info(info | {"status": "done", "files": manifest_of(self.folder)})
+        if (state := self.folder / "state").is_dir():
+            shutil.rmtree(state)
         self.unlock()
 
     def fail(self, reason: str) -> None:
-        """Mark the run failed and why, keep its training state, and release the lock."""
-        self.write_info({**self.info, "status": "failed", "failure": reason})
+        """Mark the run failed and why, keep its training state, and release the lock.
+
+        Where that cannot be written (a full disk) the run is one whose process is gone. A run that
+        another process has taken over is left alone.
+        """
+        with suppress(OSError, RunError):
+            self.write_info({**self.info, "status": "failed", "failure": reason})
         self.unlock()
 
     def lock(self, *, break_lock: bool = False) -> None:
         """Become the writer of this run; `RunError` if another process is, or may be."""
-        take_lock(self.folder / "lock", break_lock=break_lock)
+        self._nonce = take_lock(self.folder / "lock", break_lock=break_lock)
 
     def unlock(self) -> None:
         """Stop being the writer."""
-        (self.folder / "lock").unlink(missing_ok=True)
+        if self._nonce is not None:
+            release_lock(self.folder / "lock", self._nonce)
+
+    def _check_writer(self) -> None:
+        """Raise `RunError` if another process has taken the run over from this writer."""
+        if self._nonce is not None:
+            check_lock(self.folder / "lock", self._nonce)
+
+    @cached_property
+    def _source(self) -> dict[str, Any]:
+        return made_from(self.info["config"])
 
     @cached_property
     def lines(self) -> list[dict[str, Any]]:
@@ -277,11 +214,11 @@ class Run:
 
     def drift(self) -> Float[np.ndarray, "step layer d_model"]:
         """Return the drift vectors at measured steps, in residual-stream units."""
-        return np.stack([self._drift_file(line["step"])["vector"] for line in self.measured])
+        return self._stacked("vector")
 
     def projections(self) -> Float[np.ndarray, "step layer prompt"]:
         """Return every prompt's displacement along the direction, in phase gaps."""
-        return np.stack([self._drift_file(line["step"])["projections"] for line in self.measured])
+        return self._stacked("projections")
 
     def scores(self) -> dict[int, dict[str, dict[str, float]]]:
         """Return the scores by step."""
@@ -292,9 +229,12 @@ class Run:
         lines = (line.get("auxiliary", {}).get(name) for line in self.lines if line["step"] > 0)
         return tuple(told["gradient_norm"] * told["scale"] if told else 0.0 for told in lines)
 
-    def _drift_file(self, step: int) -> dict[str, np.ndarray]:
-        path = self.folder / "drift" / f"{step:06d}.safetensors"
+    def _stacked(self, name: str) -> np.ndarray:
+        lines = self.measured
+        if not lines:
+            raise RunError(f"{self.folder}: no drift was measured yet.")
+        found = [self._drift.load(line["step"], line["drift"].get("sha256")) for line in lines]
         try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise RunError(f"{path}: cannot be read ({error}).") from error
+            return np.stack([one[name] for one in found])
+        except ValueError as error:
+            raise RunError(f"{self.folder / 'drift'}: cannot be read ({error}).") from error

@@ -32,14 +32,23 @@ def summarise(folder: str | Path) -> dict[str, Any]:
         RunError: If the folder holds no experiment, or a run is not finished.
     """
     archive = Archive.open(Path(folder))
-    try:
-        summary = _summary(archive)
-    except KeyError as error:
-        raise RunError(
-            f"{folder}: a stored file lacks {error}; it is damaged, or of another version."
-        ) from error
+    summary = summary_of(archive)
     write_json(archive.folder / "summary.json", summary)
     return summary
+
+
+def summary_of(archive: Archive) -> dict[str, Any]:
+    """Return what `summary.json` must say; nothing is written.
+
+    Raises:
+        RunError: If a stored file is damaged.
+    """
+    try:
+        return _summary(archive)
+    except KeyError as error:
+        raise RunError(
+            f"{archive.folder}: a stored file lacks {error}; it is damaged, or of another version."
+        ) from error
 
 
 def _summary(archive: Archive) -> dict[str, Any]:

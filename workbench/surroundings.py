@@ -55,6 +55,9 @@ class Surroundings:
     order: tuple[str, ...] = ()
     """Names of the phases in training order, as far as they are known."""
 
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What v_rev was made from."""
+
     @classmethod
     def of(cls, run: Run) -> "Surroundings":
         """Find what surrounds a run.
@@ -85,6 +88,7 @@ class Surroundings:
             phases={name: phases[name] for name in order if name in phases} or None,
             roles=roles | located.get("roles", {}),
             order=order,
+            provenance=provenance,
         )
 
     @property

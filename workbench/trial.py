@@ -23,8 +23,9 @@ from workbench.inputs import Inputs, LoadedInputs
 from workbench.loading import save_model
 from workbench.models import HookedModel
 from workbench.records import Scores, StepRecord
-from workbench.runs import AFTERMATH, Run, RunStore
+from workbench.runs import AFTERMATH, Run
 from workbench.standing import RESUME
+from workbench.store import RunStore
 from workbench.updates import state_from_bytes, state_to_bytes
 
 OnRecord = Callable[[str, StepRecord], None]

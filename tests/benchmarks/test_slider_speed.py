@@ -39,7 +39,7 @@ MEASURE = """async ([name, places]) => {
 def page(browser, tmp_path_factory):
     """A saved view of two planted runs."""
     from workbench.plots.explorer import explorer
-    from workbench.runs import RunStore
+    from workbench.store import RunStore
     from workbench.widgets import Panel
 
     place = tmp_path_factory.mktemp("runs")

@@ -18,7 +18,8 @@ from workbench.phases import Lineage
 from workbench.probes import ProbeSet, load_examples
 from workbench.progress import Progress
 from workbench.readout import Readout, read_vocabulary
-from workbench.runs import Run, RunStore
+from workbench.runs import Run
+from workbench.store import RunStore
 from workbench.surroundings import DIRECTIONS, READOUT
 from workbench.text import printable
 from workbench.trial import failing, note_machine, record_run

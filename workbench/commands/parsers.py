@@ -122,6 +122,16 @@ def export(commands: Commands) -> ArgumentParser:
     return parser
 
 
+def verify(commands: Commands) -> ArgumentParser:
+    """Whether what is stored is whole."""
+    parser = commands.add_parser(
+        "verify", help="whether what is stored is whole, and its numbers are what they say"
+    )
+    parser.add_argument("folder", metavar="RUN|EXPERIMENT|PASSAGE", nargs="+")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
 def convert(commands: Commands) -> ArgumentParser:
     """Directions in the files of other tools."""
     parser = commands.add_parser("convert", help="directions from and to the files of other tools")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from workbench.drift_files import DriftFiles
 from workbench.files import write_atomic
 from workbench.records import Auxiliary, Drift, StepRecord
 from workbench.runs import Run
@@ -28,7 +29,7 @@ class Records:
         self._newest = StepRecord(step, math.nan, 0.0, math.nan)
         if run is not None:
             # An error ends a training without telling its callbacks.
-            self._release = weakref.finalize(self, _release, run, _lock(run))
+            self._release = weakref.finalize(self, run.unlock)
 
     def note(
         self,
@@ -68,9 +69,8 @@ class Records:
     def _store(self) -> None:
         """Write the newest step; what was known of it earlier makes way."""
         if self.run is not None:
-            if self.stored == self._newest.step:
-                cut_after(self.run, self.stored - 1)
-            self.run.append(self._newest)
+            write = self.run.amend if self.stored == self._newest.step else self.run.append
+            write(self._newest)
             self.stored = self._newest.step
 
     def finish(self) -> None:
@@ -85,18 +85,5 @@ def cut_after(run: Run, step: int) -> None:
     path = run.folder / "records.jsonl"
     whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     write_atomic(path, b"".join(line for line in whole if json.loads(line)["step"] <= step))
-    for file in (run.folder / "drift").glob("*.safetensors"):
-        if int(file.stem) > step:
-            file.unlink()
+    DriftFiles(run.folder / "drift").drop_after(step)
     run.refresh()
-
-
-def _lock(run: Run) -> str:
-    """What its lock says, to tell it from one that is taken later."""
-    return (run.folder / "lock").read_text()
-
-
-def _release(run: Run, lock: str) -> None:
-    path = run.folder / "lock"
-    if path.exists() and path.read_text() == lock:
-        run.unlock()

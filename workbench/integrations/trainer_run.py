@@ -25,7 +25,8 @@ from workbench.measurement import Measurement
 from workbench.models import HookedModel
 from workbench.probes import ProbeSet
 from workbench.records import StepRecord
-from workbench.runs import Run, RunStore
+from workbench.runs import Run
+from workbench.store import RunStore
 from workbench.surroundings import DIRECTIONS
 from workbench.trial import note_machine
 

@@ -1,12 +1,11 @@
 """The footer of a report: which runs, made from what, with which versions."""
 
-import hashlib
 import html
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench import __version__
+from workbench.config import settings_hash
 from workbench.plots.style import counted
 from workbench.plots.trajectories import arm_name
 from workbench.plots.typeset import Table, to_html
@@ -18,8 +17,7 @@ HASH_LENGTH = 12
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """Return a short hash of a run's config: equal settings, equal hash."""
-    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:HASH_LENGTH]
+    return settings_hash(config)[:HASH_LENGTH]
 
 
 def provenance_html(runs: Sequence[Run], summary: Mapping[str, Any] | None = None) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from workbench.errors import ConfigError, RunError
-from workbench.runs import Run, RunStore
+from workbench.runs import Run
+from workbench.store import RunStore
 
 
 @runtime_checkable
