@@ -59,7 +59,7 @@ def write(folder, steps, seed):
         else:
             time.sleep(0.001)  # it still rewinds, and so does not only wait
         if rng.random() < 0.05:
-            run.write_info(run.info | {"note": "x" * rng.randrange(2000)})
+            run.write_info(run.info | {"command": ["x" * rng.randrange(2000)]})
         if rng.random() < 0.02:
             rewinds.add()
             run.fail("stopped; resume to continue")
@@ -113,13 +113,23 @@ def _look(run, number, known, told):
     lines = run.refresh().lines
     for step in range(len(known) + 1, len(lines) + 1):
         known.append(json.loads(json.dumps(record_of(step).to_json())))
-    assert lines == known[: len(lines)], "not a prefix of the final records"
+    seen = [
+        line | {"drift": _scalars(line["drift"])} if "drift" in line else line for line in lines
+    ]
+    assert seen == known[: len(seen)], "not a prefix of the final records"
     if way == 3 and run.measured:
         last = run.measured[-1]["step"]
         drift = run.only([last]).drift()
         np.testing.assert_array_equal(drift[0], np.float32(record_of(last).drift.vector))
         told["drifts"] += 1
     return len(lines)
+
+
+def _without_hash(line):
+    """A stored line without the hash of its drift file."""
+    if "drift" not in line:
+        return line
+    return line | {"drift": {key: line["drift"][key] for key in line["drift"] if key != "sha256"}}
 
 
 if __name__ == "__main__":
