@@ -19,7 +19,7 @@ from workbench.config import Recipe
 from workbench.directions import ReversionDirections, fit_between
 from workbench.errors import ProbeError
 from workbench.evaluation import check_sets
-from workbench.files import write_atomic, write_json
+from workbench.files import flush_folder, write_atomic, write_json
 from workbench.finetune import FineTuning
 from workbench.inputs import LoadedInputs
 from workbench.landmarks import SCHEMA, measure_landmarks
@@ -66,6 +66,7 @@ class Groundwork:
         for name, tensors in (("evidence", self.evidence), ("others", self.others)):
             write_atomic(draft / f"{name}.safetensors", save(dict(tensors)))
         draft.rename(folder)
+        flush_folder(folder.parent)
 
 
 def lay_groundwork(

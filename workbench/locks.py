@@ -5,7 +5,8 @@ import json
 import os
 import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,27 @@ def take_lock(path: Path, *, break_lock: bool = False) -> str:
     except FileExistsError:
         raise _overtaken(path) from None
     return nonce
+
+
+@contextmanager
+def locked(path: Path, *, break_lock: bool = False) -> Iterator[Callable[[], None]]:
+    """Hold the lock file at `path` while open.
+
+    Args:
+        path: The lock file.
+        break_lock: As of `take_lock`.
+
+    Yields:
+        What raises `RunError` once another process has taken it over; to be called before a write.
+
+    Raises:
+        RunError: As of `take_lock`.
+    """
+    nonce = take_lock(path, break_lock=break_lock)
+    try:
+        yield lambda: check_lock(path, nonce)
+    finally:
+        release_lock(path, nonce)
 
 
 def is_held(path: Path) -> bool:

@@ -17,8 +17,8 @@ from workbench.errors import (
     RunError,
     UnreachableError,
 )
-from workbench.files import write_json
-from workbench.locks import take_lock
+from workbench.files import DRAFT, make_folder, remove_drafts, write_json
+from workbench.locks import locked
 from workbench.memory import lack_of_memory
 from workbench.models import HookedModel, check_layers
 from workbench.passage import (
@@ -173,11 +173,9 @@ def read_passage(
     check_writable(folder)
     with writing(folder):
         _begin(task, folder, resume=resume)
-        take_lock(folder / "lock", break_lock=break_lock)
-    try:
-        _read_all(task, folder, on_phase or (lambda _name, _why: None))
-    finally:
-        (folder / "lock").unlink(missing_ok=True)
+    with locked(folder / "lock", break_lock=break_lock) as check_writer:
+        remove_drafts(folder)
+        _read_all(task, folder, check_writer, on_phase or (lambda _name, _why: None))
     return Passage(folder)
 
 
@@ -204,9 +202,9 @@ def source_of(phase: Phase) -> dict[str, Any]:
 def _begin(task: _Task, folder: Path, *, resume: bool) -> None:
     """Make the folder, or see that what is there can be continued."""
     begun = Passage(folder) if is_passage(folder) else None
-    if begun is None and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if begun is None and folder.exists() and not _is_vacant(folder):
         raise RunError(f"{folder}: exists and holds no passage; choose another folder.")
-    (folder / PHASES).mkdir(parents=True, exist_ok=True)
+    make_folder(folder / PHASES)
     if begun is None or not begun.phases:
         return
     if not resume:
@@ -218,7 +216,19 @@ def _begin(task: _Task, folder: Path, *, resume: bool) -> None:
         )
 
 
-def _read_all(task: _Task, folder: Path, on_phase: OnPhase) -> None:
+def _is_vacant(folder: Path) -> bool:
+    """Whether a folder holds nothing, or only what was made before its plan."""
+    if not folder.is_dir() or ((folder / PHASES).is_dir() and any((folder / PHASES).iterdir())):
+        return False
+    return {path.name for path in folder.iterdir() if path.suffix != f".{DRAFT}"} <= {
+        "lock",
+        PHASES,
+    }
+
+
+def _read_all(
+    task: _Task, folder: Path, check_writer: Callable[[], None], on_phase: OnPhase
+) -> None:
     plan = task.plan()
     with writing(folder / PLAN):
         write_json(folder / PLAN, plan)
@@ -233,6 +243,7 @@ def _read_all(task: _Task, folder: Path, on_phase: OnPhase) -> None:
             try:
                 artefact = task.read(phase, reference)
                 found = dict(artefact.provenance)
+                check_writer()
                 with writing(path):
                     artefact.save(path, SCHEMA)
             except UnreachableError:
