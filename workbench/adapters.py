@@ -124,6 +124,8 @@ def add_adapter(hf: Any, *, rank: int, seed: int = 0) -> None:
         module.training = False
     for module in training:
         module.training = True
+    for _, layer in tuned_layers(hf):
+        layer.train(layer.get_base_layer().training)
 
 
 @contextmanager
