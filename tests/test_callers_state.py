@@ -3,9 +3,12 @@
 
 import os
 import random
+import subprocess
+import sys
 import warnings
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -13,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from callers_state import digest, kept
+from callers_state import differences, digest, kept, of_model, process
 from planted_experiment import build_experiment, planted_drift, planted_scores
 from planted_grid import make_grid
 from planted_inputs import write_lines
@@ -649,6 +652,7 @@ def test_a_trainer_leaves_what_it_would_leave_without_us(make_world, tmp_path, i
 
 @pytest.mark.slow
 def test_processes_side_by_side_leave_the_parents_threads_alone(world):
+    resource_tracker.ensure_running()  # Python's own, one for the life of a process
     with kept(world.model):
         world.experiment(jobs=2)
 
@@ -657,7 +661,7 @@ BRIDGED = """
 import json, sys, torch
 from pathlib import Path
 import workbench as wb, transformer_lens, huggingface_hub
-from callers_state import kept
+from callers_state import differences, digest, kept, of_model, process
 lineage = wb.Lineage.load(Path(sys.argv[1]))
 model = lineage.load_model(lineage.aligned)
 import workbench.probes, transformers.modeling_utils
@@ -691,7 +695,7 @@ def test_a_bridge_and_a_guest_leave_the_callers_state(lineage_file):
 
 IMPORTED = """
 import plotly.tools, scipy.stats, transformers.modeling_utils, transformer_lens.model_bridge
-from callers_state import kept
+from callers_state import differences, digest, kept, of_model, process
 with kept():
     import workbench as wb
     for name in wb.__all__:
