@@ -4,6 +4,8 @@ Names are loaded on first use: importing this package imports neither torch nor 
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -81,6 +83,17 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(f"workbench.{_HOME[name]}"), name)
     raise AttributeError(f"module 'workbench' has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    """Keeps names that are those of a function and of its module, as `refit`, for the function."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):  # as an import sets it
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

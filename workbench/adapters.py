@@ -2,6 +2,8 @@
 
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,8 +65,11 @@ def attach_adapter(hf: Any, folder: Path, *, adapter: Adapter) -> Any:
         return whole.merge_and_unload()
 
 
-def choose_trainable(hf: Any, *, lora: int | None, seed: int) -> None:
+@contextmanager
+def chosen_trainable(hf: Any, *, lora: int | None, seed: int) -> Iterator[None]:
     """Put a new adapter on if a rank is given; else see that the weights can be trained.
+
+    If what is done while open raises, the new adapter is taken off again.
 
     Raises:
         ConfigError: If they are quantised or kept elsewhere, and no adapter is on them.
@@ -75,12 +80,16 @@ def choose_trainable(hf: Any, *, lora: int | None, seed: int) -> None:
             "a device instead."
         )
     if lora is not None:
-        add_adapter(hf, rank=lora, seed=seed)
-    elif (method := quantisation(hf)) is not None and not has_adapter(hf):
+        with _taken_off_if_it_fails(hf):
+            add_adapter(hf, rank=lora, seed=seed)
+            yield
+        return
+    if (method := quantisation(hf)) is not None and not has_adapter(hf):
         raise ConfigError(
             f"Weights quantised by {method} cannot be trained; train an adapter (lora=8), or load "
             "the model unquantised."
         )
+    yield
 
 
 def add_adapter(hf: Any, *, rank: int, seed: int = 0) -> None:
@@ -115,6 +124,28 @@ def add_adapter(hf: Any, *, rank: int, seed: int = 0) -> None:
         module.training = False
     for module in training:
         module.training = True
+    for _, layer in tuned_layers(hf):
+        layer.train(layer.get_base_layer().training)
+
+
+@contextmanager
+def _taken_off_if_it_fails(hf: Any) -> Iterator[None]:
+    """If what is done while open raises, give a model that had no adapter its own layers back."""
+    if has_adapter(hf):
+        yield
+        return
+    trainable = [(parameter, parameter.requires_grad) for parameter in hf.parameters()]
+    try:
+        yield
+    except BaseException:
+        for name, layer in [*tuned_layers(hf)]:
+            home, _, own = name.rpartition(".")
+            setattr(hf.get_submodule(home), own, layer.get_base_layer())
+        for parameter, flag in trainable:
+            parameter.requires_grad_(flag)
+        vars(hf).pop("peft_config", None)
+        hf._hf_peft_config_loaded = False
+        raise
 
 
 def has_adapter(hf: nn.Module) -> bool:

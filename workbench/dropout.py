@@ -30,10 +30,11 @@ class DropoutStream:
         """Open training mode with gradients and this stream; all is the caller's again after."""
         modes = [(child, child.training) for child in module.modules()]
         with _in_turn:
-            caller = self._swap_in()
-            module.train()
+            caller = self._now()
             try:
-                with torch.enable_grad():
+                self._swap_in()
+                module.train()
+                with torch.inference_mode(False), torch.enable_grad():
                     yield
                 self._remember()
             finally:
@@ -54,15 +55,17 @@ class DropoutStream:
         if self._device is not None:
             self._gpu = state["dropout/gpu"].clone()
 
-    def _swap_in(self) -> tuple[Tensor, ...]:
-        caller = [torch.get_rng_state()]
+    def _now(self) -> list[Tensor]:
+        """The state of the process's generators: CPU and, if the model runs there, GPU."""
+        on_gpu = [] if self._device is None else [torch.cuda.get_rng_state(self._device)]
+        return [torch.get_rng_state(), *on_gpu]
+
+    def _swap_in(self) -> None:
         torch.set_rng_state(self._cpu)
         if self._device is not None:
-            caller.append(torch.cuda.get_rng_state(self._device))
             torch.cuda.set_rng_state(self._gpu, self._device)
-        return tuple(caller)
 
     def _remember(self) -> None:
-        self._cpu = torch.get_rng_state()
-        if self._device is not None:
-            self._gpu = torch.cuda.get_rng_state(self._device)
+        self._cpu, *on_gpu = self._now()
+        if on_gpu:
+            self._gpu = on_gpu[0]

@@ -18,6 +18,9 @@ from workbench.models import GuestModel, Hook, ReadableModel, check_layers, resi
 Keep = Callable[[Edit, Tensor], Tensor | None]
 """From an edit and the stream [batch pos d_model]: where it acts [batch pos]; None: everywhere."""
 
+FOLLOWED = ("reorder_cache", "crop", "batch_repeat_interleave", "batch_select_indices")
+"""What is done to a cache, and so to its twin."""
+
 _edited: WeakSet[nn.Module] = WeakSet()
 """Models with edits on them."""
 
@@ -164,6 +167,7 @@ class _EditedForward:
                 stack.callback(before.remove)
                 after = self.entry.register_forward_hook(self._after, always_call=True)
                 stack.callback(after.remove)
+                stack.callback(self._let_go)
             stack.enter_context(self.model.hooks(fwd_hooks=self.hooks.forward_hooks()))
             yield
 
@@ -187,16 +191,17 @@ class _EditedForward:
         self.running, self.mask = False, None
         self.hooks.coordinates = {}
 
+    def _let_go(self) -> None:
+        """Give caches that belong to the caller their own methods back."""
+        for cache in list(self.twins):
+            for name in FOLLOWED:
+                vars(cache).pop(name, None)
+
     def _twin(self, cache: Any) -> Any:
         """Return the cache of the unedited forward: as long, and following what is done to it."""
         if cache not in self.twins and int(cache.get_seq_length()) == 0:
             twin = copy.deepcopy(cache)
-            for name in (
-                "reorder_cache",
-                "crop",
-                "batch_repeat_interleave",
-                "batch_select_indices",
-            ):
+            for name in FOLLOWED:
                 if hasattr(cache, name):
                     setattr(cache, name, _both(getattr(cache, name), getattr(twin, name)))
             self.twins[cache] = twin

@@ -3,26 +3,39 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workbench.adapters import choose_trainable, described_adapter
-from workbench.batches import BatchOrder
+from workbench.adapters import chosen_trainable, described_adapter
+from workbench.batches import BatchOrder, Draws
 from workbench.config import Recipe
 from workbench.directions import ReversionDirections
 from workbench.dropout import DropoutStream
 from workbench.encoding import Encoded, encode_examples, examples_hash, response_tokens
 from workbench.errors import ConfigError, DivergedError
-from workbench.interventions import Active, Intervention, Start, as_list, check_sources
+from workbench.interventions import (
+    Active,
+    Intervention,
+    Start,
+    as_list,
+    check_sources,
+    generator_of,
+)
 from workbench.losses import response_losses
 from workbench.measurement import Measurement
 from workbench.models import HookedModel
 from workbench.probes import ProbeSet
 from workbench.records import Auxiliary, StepRecord
-from workbench.updates import Schedule, Updates, UpdateSettings, gradient_norm
+from workbench.updates import (
+    Schedule,
+    Updates,
+    UpdateSettings,
+    add_gradients,
+    gradient_norm,
+)
 
 
 class FineTuning:
@@ -104,37 +117,36 @@ class FineTuning:
         )  # fmt: skip
         settings = UpdateSettings(learning_rate, warmup, schedule, weight_decay, clip)
         self._examples = encode_examples(model, examples, "Example")
-        # What is refused above leaves no adapter.
-        choose_trainable(model.hf, lora=lora, seed=seed + 104_729)
-        self._updates = Updates(model.hf, settings, trainable)
-        self._fixed = {
-            "recipe": asdict(self.recipe),
-            "seed": seed,
-            "lineage": directions and directions.provenance.get("lineage"),
-            "probes": probes and probes.fingerprint(),
-            "directions": directions and directions.identity(),
-            "layers": directions and list(directions.layers),
-            "trainable": None if trainable is None else self._updates.names,
-            "adapter": described_adapter(model.hf),
-        }
-        self._order = BatchOrder(len(self._examples), batch_size, seed)
-        self._measure_at = {*self.recipe.measured_steps}
-        self._measurement = (
-            None
-            if probes is None or directions is None
-            else Measurement.at_start(model, probes, directions)
-        )
-        self._active = [
-            one.start(Start(model, _generator(seed, position), self._examples))
-            for position, one in enumerate(interventions)
-        ]
         self._dropout = DropoutStream(seed + 7_919, model.cfg.device)
-        self.stopped = False
+        self._measure_at = {*self.recipe.measured_steps}
+        self._measurement = None
+        with chosen_trainable(model.hf, lora=lora, seed=seed + 104_729):
+            self._updates = Updates(model.hf, settings, trainable)
+            if probes is not None and directions is not None:
+                self._measurement = Measurement.at_start(model, probes, directions)
+            self._active = [
+                one.start(Start(model, generator_of(seed, position), self._examples))
+                for position, one in enumerate(interventions)
+            ]
+            self._fixed = {
+                "recipe": asdict(self.recipe),
+                "seed": seed,
+                "lineage": directions and directions.provenance.get("lineage"),
+                "probes": probes and probes.fingerprint(),
+                "directions": directions and directions.identity(),
+                "layers": directions and list(directions.layers),
+                "trainable": None if trainable is None else self._updates.names,
+                "adapter": described_adapter(model.hf),
+            }
+        order = BatchOrder(len(self._examples), batch_size, seed)
+        self._draws = Draws(order, [active.generator for active in self._active])
+        self.stopped = self._updating = False
+        self._made: StepRecord | None = None  # the step that was made and is not measured yet
 
     def __iter__(self) -> Iterator[StepRecord]:
         """Train and yield the record of every step that is left, or until `stop`."""
         try:
-            while self.step < self.steps and not self.stopped:
+            while (self.step < self.steps or self._made) and not self.stopped:
                 with self.model.lock:
                     record = self._advance()
                 yield record
@@ -166,14 +178,9 @@ class FineTuning:
     def state(self) -> dict[str, Tensor]:
         """Return all that is needed to continue to the same bits, as named tensors."""
         with self.model.lock:
+            self._check_whole()
             state = self._updates.state() | self._dropout.state()
-            state["step"] = torch.tensor(self.step)
-            state["order/permutation"] = self._order.permutation.clone()
-            state["order/position"] = torch.tensor(self._order.position)
-            state["order/generator"] = self._order.generator.get_state()
-            for position, active in enumerate(self._active):
-                state[f"intervention/{position}"] = active.generator.get_state()
-        return state
+            return state | self._draws.state(self.step) | {"step": torch.tensor(self.step)}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned, in a FineTuning made with the same arguments.
@@ -181,22 +188,36 @@ class FineTuning:
         Raises:
             ConfigError: If the state belongs to other parameters or interventions.
         """
-        positions = {f"intervention/{position}" for position in range(len(self._active))}
-        if positions != {key for key in state if key.startswith("intervention/")}:
-            raise ConfigError("This training state belongs to other interventions.")
         with self.model.lock:
+            self._draws.load_state(state)
             self._updates.load_state(state)
-            self.step = int(state["step"])
-            self._order.permutation = state["order/permutation"].clone()
-            self._order.position = int(state["order/position"])
-            self._order.generator.set_state(state["order/generator"])
+            self.step, self._made, self._updating = int(state["step"]), None, False
             self._dropout.load_state(state)
-            for position, active in enumerate(self._active):
-                active.generator.set_state(state[f"intervention/{position}"])
 
     def _advance(self) -> StepRecord:
+        """Make a step and measure it; if only measuring failed, that is made up for."""
+        record = self._made or self._make_step()
+        measurement = self._measurement if record.step in self._measure_at else None
+        if measurement is not None or record.step == self.steps:
+            self._updates.check_finite(record.step)
+        if measurement is not None:
+            record = replace(record, drift=measurement.drift(self.model))
+        self._made = None
+        return record
+
+    def _check_whole(self) -> None:
+        if self._updating:
+            raise ConfigError(
+                f"The update of step {self.step + 1} was interrupted half-way, so the weights are "
+                "between two steps; load the last training state, or make model and fine-tuning "
+                "anew."
+            )
+
+    def _make_step(self) -> StepRecord:
+        self._check_whole()
         step = self.step + 1
-        batch = [self._examples[index] for index in self._order.next()]
+        self._draws.begin(step)
+        batch = [self._examples[index] for index in self._draws.order.next()]
         for active in self._active:
             batch = active.mix_batch(batch)
         with self._dropout.training(self.model.hf):
@@ -210,18 +231,9 @@ class FineTuning:
             self._check_finite("gradient norm", float(norm))
             rate = self._updates.settings.rate(step, self.steps)
             self._update(gradients, norm, rate)
-        self.step = step
-        measurement = self._measurement if step in self._measure_at else None
-        if measurement is not None or step == self.steps:
-            self._updates.check_finite(step)
-        return StepRecord(
-            step=step,
-            loss=loss,
-            learning_rate=rate,
-            gradient_norm=float(norm),
-            auxiliary=auxiliary,
-            drift=None if measurement is None else measurement.drift(self.model),
-        )
+        self._made = StepRecord(step, loss, rate, float(norm), auxiliary)
+        self.step, self._updating = step, False
+        return self._made
 
     def _task_gradients(self, batch: list[Encoded]) -> tuple[float, list[Tensor | None]]:
         """Mean loss per response token of the batch, and its gradients, by micro-batches."""
@@ -240,7 +252,7 @@ class FineTuning:
                 # Hooks stay on: gradient checkpointing runs the forward again in here.
                 found = self._gradients(part)
             loss += part.item()
-            _add(gradients, found, 1.0)
+            add_gradients(gradients, found)
         return loss, gradients
 
     def _add_penalty(
@@ -252,7 +264,7 @@ class FineTuning:
         extra = self._gradients(penalty)
         norm = float(gradient_norm(extra))
         scale = active.penalty_scale(step, norm)
-        _add(gradients, extra, scale)
+        add_gradients(gradients, extra, scale)
         return Auxiliary(loss=penalty.item(), gradient_norm=norm, scale=scale)
 
     def _gradients(self, loss: Tensor) -> list[Tensor | None]:
@@ -272,24 +284,10 @@ class FineTuning:
         before = [master.detach().clone() for master in self._updates.masters] if editors else []
         for active in editors:
             active.before_update(self.model, self._updates.parameters)
+        self._updating = True
         self._updates.apply(gradients, norm, rate)
         with torch.no_grad():
             for active in editors:
                 active.edit_update(self._updates.masters, before)
         if editors:
             self._updates.publish()
-
-
-def _generator(seed: int, position: int) -> torch.Generator:
-    """Randomness of the intervention at `position`, apart from data order and dropout."""
-    return torch.Generator().manual_seed(seed + 1_000_003 * (position + 1))
-
-
-def _add(total: list[Tensor | None], extra: Sequence[Tensor | None], scale: float) -> None:
-    """Add scaled gradients to `total` in place."""
-    for index, gradient in enumerate(extra):
-        if gradient is None or scale == 0:
-            continue
-        scaled = gradient if scale == 1 else gradient * scale
-        so_far = total[index]
-        total[index] = scaled if so_far is None else so_far + scaled

@@ -85,6 +85,14 @@ class Start:
     """What will be trained on."""
 
 
+def generator_of(seed: int, position: int) -> torch.Generator:
+    """Return the randomness of the intervention at `position`, apart from data order and dropout.
+
+    The same in our own loop and in a Trainer, so that the same prompts are drawn.
+    """
+    return torch.Generator().manual_seed(seed + 1_000_003 * (position + 1))
+
+
 class Intervention(ABC):
     """What to do during fine-tuning, and how strongly."""
 

@@ -6,6 +6,7 @@ original weights.
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -114,9 +115,13 @@ class HookedModel(HookedRootModule):
         points = [BlockHookPoints() for _ in decoder_blocks]
         self.blocks = nn.ModuleList(points)
         self._handles: list[RemovableHandle] = []
-        self.open()
         self.setup()
-        self.pads_left = self._check(before)
+        try:
+            self.open()
+            self.pads_left = self._check(before)
+        except BaseException:
+            self.close()
+            raise
 
     def open(self) -> None:
         """Put the torch hooks that fire the hook points on the blocks, if they are not there."""
@@ -201,16 +206,17 @@ class HookedModel(HookedRootModule):
 
         Analysis only: a bridge trains copies of fused projections, so what it learns is not saved.
         """
-        from transformer_lens.model_bridge import TransformerBridge
+        with warnings.catch_warnings():  # importing it silences some of transformers'
+            from transformer_lens.model_bridge import TransformerBridge
 
-        with self.lock:
+        drawn_on = [self.cfg.device] if self.cfg.device.type == "cuda" else []
+        with self.lock, torch.random.fork_rng(drawn_on):  # initial weights are drawn, then replaced
             plain = without_adapter(self.hf)
             duplicate = type(plain)(copy.deepcopy(plain.config))
             duplicate.load_state_dict(plain.state_dict())
-        name = self.hf.config.name_or_path or self.cfg.architecture
-        return TransformerBridge.boot_transformers(
-            name, hf_model=duplicate.eval(), tokenizer=self.tokenizer, device=self.cfg.device
-        )
+            options = {"tokenizer": self.tokenizer, "device": self.cfg.device}
+            name = self.hf.config.name_or_path or self.cfg.architecture
+            return TransformerBridge.boot_transformers(name, hf_model=duplicate.eval(), **options)
 
 
 class GuestModel:

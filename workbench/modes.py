@@ -1,7 +1,7 @@
 """Evaluation mode: no dropout, no gradients, nobody else at the weights, for a while."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,13 +12,17 @@ from workbench.turns import turns_of
 
 @contextmanager
 def evaluation_mode(model: Any, *, gradients: bool = False) -> Iterator[None]:
-    """Switch off dropout, gradients unless asked for, and other threads, till the mode is back."""
+    """Switch off dropout, gradients unless asked for, and other threads, till the mode is back.
+
+    Gradients that are asked for are there in a caller's inference mode, too.
+    """
     module = getattr(model, "lens", model)
     with getattr(model, "lock", None) or turns_of(model):
         training = [child for child in module.modules() if child.training]
-        _set_training(training, False)
+        recording = torch.inference_mode(False) if gradients else nullcontext()
         try:
-            with torch.set_grad_enabled(gradients):
+            _set_training(training, False)
+            with recording, torch.set_grad_enabled(gradients):
                 yield
         finally:
             _set_training(training, True)

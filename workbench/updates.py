@@ -1,7 +1,7 @@
 """The optimiser's updates: AdamW on float32 master copies, warm-up, clipping."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,6 +61,18 @@ def gradient_norm(gradients: list[Tensor | None]) -> Tensor:
     return torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
 
 
+def add_gradients(
+    total: list[Tensor | None], extra: Sequence[Tensor | None], scale: float = 1.0
+) -> None:
+    """Add scaled gradients to `total` in place."""
+    for index, gradient in enumerate(extra):
+        if gradient is None or scale == 0:
+            continue
+        scaled = gradient if scale == 1 else gradient * scale
+        so_far = total[index]
+        total[index] = scaled if so_far is None else so_far + scaled
+
+
 class Updates:
     """AdamW on a model's parameters, or on float32 copies of those that are not float32.
 
@@ -97,14 +109,19 @@ class Updates:
 
     def apply(self, gradients: list[Tensor | None], norm: Tensor, rate: float) -> None:
         """Update the weights in place, given gradients and their norm before clipping."""
-        for master, gradient in zip(self.masters, gradients, strict=True):
-            master.grad = None if gradient is None else gradient.to(master.dtype)
-        if self.settings.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.masters, self.settings.clip, norm)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        # A float32 weight is its own master, and its `.grad` the caller's.
+        kept = [master.grad for master in self.masters]
+        try:
+            for master, gradient in zip(self.masters, gradients, strict=True):
+                master.grad = None if gradient is None else gradient.to(master.dtype)
+            if self.settings.clip is not None:
+                torch.nn.utils.clip_grads_with_norm_(self.masters, self.settings.clip, norm)
+            self.optimiser.step()
+        finally:
+            for master, gradient in zip(self.masters, kept, strict=True):
+                master.grad = gradient
         self.publish()
 
     def check_finite(self, step: int) -> None:

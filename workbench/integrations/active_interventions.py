@@ -19,7 +19,7 @@ from workbench.integrations.trainer_batches import (
     edited_places_of,
     forward_inputs,
 )
-from workbench.interventions import Intervention, Start, check_sources
+from workbench.interventions import Intervention, Start, check_sources, generator_of
 from workbench.models import Chat
 from workbench.records import Auxiliary
 from workbench.rehearsal import Rehearse
@@ -46,7 +46,7 @@ class ActiveInterventions:
         with model.opened():
             examples = ExamplesOfDataset(trainer)
             self.active = [
-                one.start(Start(model, _generator(args.seed, position), examples))
+                one.start(Start(model, generator_of(args.seed, position), examples))
                 for position, one in enumerate(interventions)
             ]
         self.edits = [one for one in self.active if isinstance(one, ActiveEdit)]
@@ -204,11 +204,6 @@ def _refuse(trainer: Trainer, interventions: Sequence[Intervention]) -> None:
     for line, holds in lines.items():
         if holds:
             raise ConfigError(f"Interventions in a Trainer ({', '.join(names)}): {line}.")
-
-
-def _generator(seed: int, position: int) -> torch.Generator:
-    """As `FineTuning` seeds it, so that the same prompts are drawn."""
-    return torch.Generator().manual_seed(seed + 1_000_003 * (position + 1))
 
 
 def _add(

@@ -51,8 +51,8 @@ class TrainedModel(HookedModel):
     def opened(self) -> Iterator[None]:
         """Fire hook points while open; then random state and model are the caller's again."""
         with undisturbed():
-            self.open()
             try:
+                self.open()
                 yield
             finally:
                 self.close()

@@ -70,14 +70,18 @@ def check_tokenizer(name: str, hf: Any, tokenizer: PreTrainedTokenizerBase) -> N
 def quiet(*, download: bool = False) -> Iterator[None]:
     """Silence the loader's own progress bars while it works, but for downloads on a terminal."""
     enabled = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    if download and enabled and sys.stderr.isatty():
-        hub_utils.enable_progress_bars()
+    hidden = hub_utils.are_progress_bars_disabled()
     try:
+        transformers_logging.disable_progress_bar()
+        if download and enabled and not hidden and sys.stderr.isatty():
+            hub_utils.enable_progress_bars()
         yield
     finally:
         if enabled:
             transformers_logging.enable_progress_bar()
+        # Both of these switch the hub's bars, too; where the environment does, they only warn.
+        if hidden != hub_utils.are_progress_bars_disabled():
+            (hub_utils.disable_progress_bars if hidden else hub_utils.enable_progress_bars)()
 
 
 @contextmanager
