@@ -17,7 +17,7 @@ from workbench.commands import parsers
 from workbench.commands.options import numbers, positive, read_position, whole_numbers
 from workbench.config import EVALUATED_STEPS
 from workbench.errors import WorkbenchError
-from workbench.text import printable
+from workbench.text import printable, visible
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (WorkbenchError, OSError) as error:
         if arguments.debug:
             traceback.print_exc()
-        print(f"workbench: {printable(error)}", file=sys.stderr)
+        print(f"workbench: {visible(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
