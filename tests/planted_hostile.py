@@ -198,3 +198,50 @@ def renamed(run, name):
     place = run.folder.with_name(file_name(name))
     shutil.move(run.folder, place)
     return Run(place)
+
+
+WORDS = {name: text for name, text in SHORT.items() if name not in ("surrogate", "byte")}
+"""Those that a UTF-8 file can hold."""
+
+
+def hostile_inputs(folder, source):
+    """Copy the planted inputs so that every name and text in them is hostile; return the folder.
+
+    Lineage, phases, their folders, clusters, prompts, responses, and half of the tokens.
+    """
+    words = list(WORDS.values())
+    shutil.copytree(source, folder)
+    phases = ("pretrained", "helpful", "aligned", "sibling")
+    named = dict(zip(phases, (TEXTS[n] for n in ("escape", "bidi", "script-end", "c1")), strict=True))
+    text = 'overflow = "truncate"\n' + (folder / "lineage.toml").read_text()
+    for place, (phase, name) in enumerate(named.items()):
+        (folder / phase).rename(folder / f"{place}{file_name(name)}")
+        text = text.replace(f'name = "{phase}"', f"name = {_toml(name)}")
+        text = text.replace(f'model = "{phase}"', f"model = {_toml(f'{place}{file_name(name)}')}")
+        text = re.sub(rf'^(\w+) = "{phase}"', lambda m, n=name: f"{m[1]} = {_toml(n)}", text, flags=re.M)
+    text = text.replace('name = "planted"', f"name = {_toml(TEXTS['escape'] + TEXTS['lines'])}")
+    (folder / "lineage.toml").write_text(text, encoding="utf-8")
+    for path in folder.glob("*/tokenizer.json"):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        known = told["model"]["vocab"]
+        told["model"]["vocab"] = {
+            f"{word}{words[at % len(words)]}" if at % 2 and at > 8 else word: at
+            for word, at in known.items()
+        }
+        path.write_text(json.dumps(told), encoding="utf-8")
+    for path in folder.glob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for place, row in enumerate(rows):
+            row["prompt"] += words[place % len(words)]
+            if "cluster" in row:
+                row["cluster"] += words[(place // 2) % len(words)]
+            if "response" in row:
+                row["response"] += words[(place + 3) % len(words)]
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def _toml(text):
+    """A TOML string: as JSON's, but for characters beyond the first plane and DEL."""
+    written = "".join(c if ord(c) > 0xFFFF or c == "" else json.dumps(c)[1:-1] for c in text)
+    return '"' + written.replace("\x7f", "\\u007f") + '"'

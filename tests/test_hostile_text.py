@@ -7,6 +7,11 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
+import termios
+import traceback
+import warnings
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +22,7 @@ import planted_hostile as hostile
 import pytest
 from planted_hostile import HACK, RAW, SHORT, TEXTS, file_name, inert_terminal
 
+from workbench.cli import main
 from workbench.text import printable
 
 PLOTLY_TAGS = {"<i>", "</i>", "<sub>", "</sub>", "<b>", "</b>", "<br>", "<extra>", "</extra>"}
@@ -253,3 +259,260 @@ def test_status_of_a_panel_is_printable_whatever_an_error_quotes(lone):
         assert [s for s in strings_of(dict(panel.status)) if not s.isprintable()] == []
         json.dumps(dict(panel.status), ensure_ascii=False).encode()  # as it is sent
     assert panel.status["words"].startswith("e\u0301") or panel.status["words"]
+
+
+# ---- files for a paper
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory):
+    """A hostile course in every format, drawn without a browser, with hostile captions and facts."""
+    from workbench.plots.course import course
+    from workbench.plots.paper.export import export
+
+    folder = tmp_path_factory.mktemp("printed")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("BROWSER_PATH", "/nowhere")
+        for suffix in ("svg", "pdf", "png", "html"):
+            with warnings.catch_warnings(action="ignore"):
+                export(
+                    course(hostile.hostile_course()),
+                    folder / f"course.{suffix}",
+                    caption=" ".join(SHORT.values()),
+                    provenance=SHORT | {text: name for name, text in SHORT.items()},
+                )
+    return folder
+
+
+def faults_of_svg(content):
+    faults = []
+    for element in ElementTree.fromstring(content).iter():
+        tag = element.tag.rpartition("}")[2]
+        if tag in ("script", "a", "foreignObject", "iframe", "animate", "set"):
+            faults.append(tag)
+        for name, value in element.attrib.items():
+            name = name.rpartition("}")[2]
+            outside = name == "href" and not value.startswith(("#", "data:image/png;base64,"))
+            if name.startswith("on") or outside or "url(h" in value or "javascript" in value:
+                faults.append(f"{name}={value}")
+        if not re.sub("[\n\xa0]", "", element.text or "").isprintable():
+            faults.append(f"{tag}: {element.text!r}")
+    return faults
+
+
+def test_an_exported_svg_is_text_and_shapes_alone(printed):
+    content = (printed / "course.svg").read_bytes()
+    assert faults_of_svg(content) == []
+    assert b"window.__hacked" in content  # as text
+    for harm in ("<script/>", '<a href="#x"/>', '<g onload="x"/>', '<use href="http://x"/>'):
+        assert faults_of_svg(f"<svg>{harm}</svg>")
+
+
+def test_an_exported_pdf_acts_on_nothing(printed):
+    content = (printed / "course.pdf").read_bytes()
+    acting = rb"/(JavaScript|JS|URI|Launch|OpenAction|AA|EmbeddedFile|SubmitForm|GoToR)\b"
+    assert re.findall(acting, content) == []
+    assert re.findall(acting, b"<</OpenAction <</S /JavaScript>>>>") == [b"OpenAction", b"JavaScript"]
+    info = re.search(rb"<<(/Title.*?)>>\nendobj", content, re.S)[1].decode("ascii")
+    for entry in info.splitlines():
+        assert re.fullmatch(r"/[\w#]+ <[0-9a-f]+>", entry), entry
+
+
+def test_the_facts_in_a_png_are_text_chunks_of_one_line(printed):
+    content = (printed / "course.png").read_bytes()
+    chunks = re.findall(rb"tEXt([^\0]{1,79})\0([^\0]*?).{4}(?=.{4}[a-zA-Z]{4})", content, re.S)
+    assert len(chunks) >= 2 * len(SHORT) - 4
+    assert b"\x1b" not in b"".join(key + value for key, value in chunks[:50])
+
+
+def test_captions_and_pages_beside_a_figure_are_inert(printed):
+    assert inert_terminal((printed / "course.txt").read_text(encoding="utf-8"))
+    page = Page((printed / "course.html").read_text(encoding="utf-8"))
+    assert page.faults == []
+    assert len(seen_in(page)) > 25
+
+
+def test_a_plotly_page_of_a_figure_holds_no_markup_of_others(tmp_path):
+    from workbench.plots.course import course
+
+    course(hostile.hostile_course()).write_html(tmp_path / "plain.html", include_plotlyjs=False)
+    text = (tmp_path / "plain.html").read_text(encoding="utf-8")
+    tags = {tag.lower() for tag in re.findall(r"<([a-zA-Z!]+)", text)}
+    assert tags <= {"!doctype", "html", "head", "meta", "style", "body", "div", "script"}
+    assert len(re.findall(r"</script", text)) == len(re.findall(r"<script", text)) == 1
+
+
+def test_a_latex_table_has_no_command_of_others():
+    from workbench.plots.paper.latex import summary_latex
+
+    summary = hostile.hostile_summary()
+    told = SHORT | {text: name for name, text in SHORT.items()}
+    lines = summary_latex(summary, told).splitlines()
+    code = "\n".join(line for line in lines if not line.startswith("%"))
+    known = (
+        "begin end centering small caption label toprule midrule bottomrule linewidth textbackslash "
+        "textasciicircum textasciitilde textless textgreater textbar texttt ldots pm to times leq geq "
+        "Vert theta rho alpha lambda delta cdot mathrm"
+    )
+    assert {*re.findall(r"\\([a-zA-Z]+)", code)} <= {*known.split()}
+    assert "input" in re.findall(r"\\([a-zA-Z]+)", TEXTS["latex"])  # it would have been seen
+    assert not re.search(r"(?<!\\)%", code)
+    bare = re.sub(r"\\.", "", code)
+    assert bare.count("{") == bare.count("}")
+    assert bare.count("$") % 2 == 0
+    assert inert_terminal("\n".join(lines))
+    assert all(line.isascii() or line.startswith("%") or max(map(ord, line)) < 0x100 for line in lines)
+
+
+# ---- the terminal
+
+
+@pytest.fixture(scope="module")
+def inputs(inputs_folder, tmp_path_factory):
+    """A lineage of hostile names, in a folder of one."""
+    place = file_name(TEXTS["escape"] + TEXTS["bidi"] + TEXTS["lines"])
+    return hostile.hostile_inputs(tmp_path_factory.mktemp("inputs") / place, inputs_folder)
+
+
+@pytest.fixture
+def said(capfd):
+    """Run a command; return its status and all that it printed, which must be inert."""
+
+    def run(*argv):
+        capfd.readouterr()
+        try:
+            status = main([str(part) for part in argv])
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capfd.readouterr()
+        loud = [line for line in f"{out}\n{err}".split("\n") if not line.isprintable()]
+        assert loud == [], argv
+        assert status in (0, 2), err
+        assert status == 0 or re.fullmatch("workbench: .*\n", err)
+        return out if status == 0 else err
+
+    return run
+
+
+SMALL = ("--steps", "2", "--batch-size", "4")
+
+
+@pytest.mark.filterwarnings("ignore:.*longer than the")
+def test_commands_on_hostile_inputs_print_nothing_but_text(inputs, said, tmp_path, monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", "/nowhere\x1b[2J\n\u202e")
+    out = tmp_path / file_name(TEXTS["c1"] + "\n" + TEXTS["bidi"])
+    out.mkdir()
+    fitted, run, whole = out / "v.safetensors", out / "run", out / file_name(TEXTS["lines"])
+    assert "/nowhere [2J" in said("doctor", inputs)
+    assert r"\x1b[31m" in said("directions", inputs, "--out", fitted, "--readout")
+    assert "exists" in said("directions", inputs, "--out", fitted)
+    scores = json.loads(said("evaluate", inputs, "--json", "--max-new-tokens", "1"))
+    assert [*scores][0] == TEXTS["escape"]
+    assert "[31mred" in said("evaluate", inputs, "--max-new-tokens", "1")
+    assert "2 steps" in said("finetune", inputs, "--out", run, *SMALL)
+    assert "already used" in said("finetune", inputs, "--out", run, *SMALL)
+    done = said("experiment", inputs, "--out", whole, "--arms", "ordinary", "--seeds", "1", *SMALL)
+    assert "Beside the paper's numbers" in done
+    assert "report.html" in said("report", whole)
+    assert "heatmap-ordinary\n" in said("export", whole, "--figure", "list")
+    shown = said("export", run, "--figure", "alignment", "--format", "svg")
+    assert shown.endswith("alignment.svg\n")
+    assert "layers 0, 1, 2" in said("convert", fitted, out / file_name(TEXTS["c1"] + ".npz"))
+    for path in inputs.glob("3*/config.json"):
+        path.rename(path.with_name("kept"))
+    read = said("read", inputs, "--out", out / file_name(TEXTS["escape"]), "--skip-missing")
+    assert "3 of 4 phases" in read
+
+
+@pytest.mark.parametrize("third", [0, 1, 2])
+def test_wrong_arguments_are_told_in_one_printable_line(third, said, tmp_path, inputs_folder):
+    text = " ".join([*hostile.WORDS.values(), TEXTS["byte"]][third::3]).replace("\0", "").replace("/", "∕")
+    for argv in (
+        (text,),
+        ("demo", "--seeds", text),
+        ("finetune", inputs_folder, "--out", tmp_path / "x", "--intervention", f"a{text}"),
+        ("experiment", inputs_folder, "--layers", f"a{text}"),
+        ("experiment", inputs_folder, "--arms", f"a{text}", "--out", tmp_path / "x"),
+        ("evaluate", f"a{text}"),
+        ("report", f"a{text}"),
+        ("export", f"a{text}"),
+        ("export", tmp_path, "--width", f"a{text}"),
+        ("export", tmp_path, "--format", f"a{text}"),
+        ("convert", f"a{text}", tmp_path / "x"),
+        ("calibrate", "--simulations", f"a{text}"),
+        ("lab", "--no-open", f"a{text}"),
+        ("organism", f"a{text}", "--out", tmp_path / "x"),
+        ("read", f"a{text}", "--out", tmp_path / "x"),
+        ("directions", f"a{text}", "--out", tmp_path / "x"),
+        ("doctor", "--quiet", f"--{text}"),
+    ):
+        assert said(*argv).startswith("workbench: "), argv
+
+
+def test_every_error_of_ours_is_one_printable_line():
+    from workbench import errors
+
+    kinds = [one for one in vars(errors).values() if isinstance(one, type) and one is not Exception]
+    assert len(kinds) > 10
+    for kind in kinds:
+        for text in SHORT.values():
+            told = str(kind(f"{text}: choose another."))
+            assert told.isprintable() and told.endswith(": choose another.")
+            assert traceback.format_exception_only(kind(text))[-1].count("\n") == 1
+    assert not str(ValueError(TEXTS["escape"])).isprintable()
+
+
+TERMINAL = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from planted_hostile import SHORT
+from workbench import progress
+from workbench.cli import main
+texts = list(SHORT.values())
+with progress.Progress(len(texts)) as told:
+    for step, text in enumerate(texts):
+        told.bar.mininterval = 0
+        told(text, 1, 0.5)
+with progress.Tally(len(texts), "phase") as told:
+    for text in texts:
+        told.bar.mininterval = 0
+        told(text)
+        told.tell(text)
+for text in texts:
+    text = text.replace("\\0", "")
+    try:
+        main(["report", "a" + text])
+        main(["export", "a" + text, "--width", text])
+        main([text])
+    except SystemExit:
+        pass
+print("END")
+"""
+
+
+def test_on_a_terminal_only_the_bars_own_codes_are_seen():
+    code = TERMINAL.format(tests=str(Path(__file__).parent))
+    leader, follower = os.openpty()
+    termios.tcsetwinsize(follower, (40, 200))
+    done = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1], stdout=follower, stderr=follower, stdin=subprocess.DEVNULL,
+        env=os.environ | {"COLUMNS": "200", "PYTHONIOENCODING": "utf-8"},
+    )  # fmt: skip
+    os.close(follower)
+    seen = b""
+    while True:
+        try:
+            part = os.read(leader, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        seen += part
+    assert done.wait(10) == 0, seen[-2000:]
+    os.close(leader)
+    text = seen.decode("utf-8")
+    assert "%|" in text and text.rstrip().endswith("END")
+    left = re.sub(r"\r|\n|\x1b\[A", "", text)  # what tqdm moves its bar by
+    assert [c for c in left if not c.isprintable()] == []
+    assert "[31mred" in text
