@@ -35,7 +35,7 @@ TEXTS = {
     "bold": "<b>bold</b><br><sub>low</sub><span style='font-size:99px'>big</span>",
     "entity": f"&lt;img src=x onerror={HACK}&gt;&#60;script&#62;",
     "placeholder": "%{customdata} %{y:.2f} {strength} {layer} {told} {0} %s <extra></extra>",
-    "mathematics": r"$\int_0^1 x$ \(y\) \[z\] $$\href{javascript:%s}{q}$$" % HACK,
+    "mathematics": r"$\int_0^1 x$ \(y\) \[z\] $$\href{javascript:" + HACK + "}{q}$$",
     "code": "`x` ${window.__hacked=1} {{constructor.constructor('window.__hacked=1')()}}",
     "separators": f"a\u2028{HACK}\u2029b\x85c\x0bd\x0ce\x1cf",
     "bidi": "user\u202etxt.exe\u202c \u2066iso\u2069 \u200f",
@@ -69,7 +69,9 @@ def inert_terminal(text: str) -> bool:
 
 def file_name(text: str) -> str:
     """Return the text as far as a file can be called so: of some bytes, slashes and NUL apart."""
-    paired = re.sub("[\ud800-\udc7f\udd00-\udfff]", "?", re.sub(r"[/\0]", "∕", text))
+    paired = re.sub(
+        "[\ud800-\udc7f\udd00-\udfff]", "?", re.sub(r"[/\0]", "\N{DIVISION SLASH}", text)
+    )
     return os.fsdecode(os.fsencode(paired)[:200])
 
 
@@ -123,7 +125,7 @@ def spoil(run, words, place=0):
 
 
 def hostile_summary():
-    """Return a summary whose every name and text is hostile; those of arms are some of the texts."""
+    """Return a summary whose every name and text is hostile; arms are called by `MARKUP`."""
     words = list(SHORT.values())
     names = {f"hostile-{name}": TEXTS[name] for name in MARKUP}
     summary = _called(planted_summary(extra=tuple(names)), names)
@@ -141,7 +143,9 @@ def hostile_summary():
             null["h0"] = next(pick)
     for lineage in summary["readout"].values():
         for rows in (lineage["top"], lineage["bottom"]):
-            rows[:] = [[{"id": 0, "text": next(pick), "change": 1.0} for _ in range(5)] for _ in rows]
+            rows[:] = [
+                [{"id": 0, "text": next(pick), "change": 1.0} for _ in range(5)] for _ in rows
+            ]
     for name, arm in summary["arms"].items():
         if name in names.values():
             arm |= {"intervention": name, "direction": next(pick)}
@@ -212,13 +216,17 @@ def hostile_inputs(folder, source):
     words = list(WORDS.values())
     shutil.copytree(source, folder)
     phases = ("pretrained", "helpful", "aligned", "sibling")
-    named = dict(zip(phases, (TEXTS[n] for n in ("escape", "bidi", "script-end", "c1")), strict=True))
+    named = dict(
+        zip(phases, (TEXTS[n] for n in ("escape", "bidi", "script-end", "c1")), strict=True)
+    )
     text = 'overflow = "truncate"\n' + (folder / "lineage.toml").read_text()
     for place, (phase, name) in enumerate(named.items()):
         (folder / phase).rename(folder / f"{place}{file_name(name)}")
         text = text.replace(f'name = "{phase}"', f"name = {_toml(name)}")
         text = text.replace(f'model = "{phase}"', f"model = {_toml(f'{place}{file_name(name)}')}")
-        text = re.sub(rf'^(\w+) = "{phase}"', lambda m, n=name: f"{m[1]} = {_toml(n)}", text, flags=re.M)
+        text = re.sub(
+            rf'^(\w+) = "{phase}"', lambda m, n=name: f"{m[1]} = {_toml(n)}", text, flags=re.M
+        )
     text = text.replace('name = "planted"', f"name = {_toml(TEXTS['escape'] + TEXTS['lines'])}")
     (folder / "lineage.toml").write_text(text, encoding="utf-8")
     for path in folder.glob("*/tokenizer.json"):

@@ -1,4 +1,4 @@
-"""What others wrote stays text: in pages, figures, files, on the terminal, and in names of files."""
+"""What others wrote stays text: in pages, figures, files, on the terminal, in names of files."""
 
 import base64
 import hashlib
@@ -19,19 +19,23 @@ from xml.etree import ElementTree
 
 import numpy as np
 import planted_hostile as hostile
+import plotly.graph_objects as go
 import pytest
 from planted_hostile import HACK, RAW, SHORT, TEXTS, file_name, inert_terminal
 
 from workbench.cli import main
+from workbench.config import Recipe
+from workbench.errors import ConfigError, RunError
+from workbench.runs import Run, RunStore
 from workbench.text import printable
 
 PLOTLY_TAGS = {"<i>", "</i>", "<sub>", "</sub>", "<b>", "</b>", "<br>", "<extra>", "</extra>"}
 """The markup of our own figures."""
 
-TAGS = set(
-    "html head meta title style body noscript script h1 h2 p b i sub ul li small br div figure "
-    "figcaption footer table caption thead tbody tr th td".split()
-)
+TAGS = """
+    html head meta title style body noscript script h1 h2 p b i sub ul li small br div figure
+    figcaption footer table caption thead tbody tr th td
+""".split()  # noqa: SIM905
 MARKS = {name: printable(text)[:14].strip() for name, text in SHORT.items()}
 """What is seen of each, at the least."""
 
@@ -46,7 +50,9 @@ class Page(HTMLParser):
         self.feed(text)
         self.close()
         allowed = re.findall(r"'sha256-([^']*)'", self.policy)
-        found = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in self.scripts]
+        found = [
+            base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in self.scripts
+        ]
         if allowed != found or not self.policy.startswith("default-src 'none'; script-src 'sha"):
             self.faults.append(f"policy {self.policy}")
         for name, block in self.blocks.items():
@@ -157,7 +163,6 @@ def evidence(tmp_path_factory):
 @pytest.fixture(scope="module")
 def lone(experiment, tmp_path_factory):
     """The run of one arm under every name that a folder can have."""
-    from workbench.runs import Run
 
     source = next((experiment / "runs").iterdir())
     folder = tmp_path_factory.mktemp("named")
@@ -242,7 +247,6 @@ def test_the_geometry_of_a_lone_run_says_its_name_as_text():
     from workbench.plane import Placed
     from workbench.plots.geometry import _told
     from workbench.plots.scene import Track
-    from workbench.runs import Run
 
     placed = Placed(*(np.zeros(2) for _ in Placed.__dataclass_fields__))
     track = Track(Run("x"), TEXTS["link"], TEXTS["link"], np.array([0, 1]), placed)
@@ -266,7 +270,7 @@ def test_status_of_a_panel_is_printable_whatever_an_error_quotes(lone):
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory):
-    """A hostile course in every format, drawn without a browser, with hostile captions and facts."""
+    """A hostile course in every format, drawn without a browser; hostile captions and facts."""
     from workbench.plots.course import course
     from workbench.plots.paper.export import export
 
@@ -312,7 +316,10 @@ def test_an_exported_pdf_acts_on_nothing(printed):
     content = (printed / "course.pdf").read_bytes()
     acting = rb"/(JavaScript|JS|URI|Launch|OpenAction|AA|EmbeddedFile|SubmitForm|GoToR)\b"
     assert re.findall(acting, content) == []
-    assert re.findall(acting, b"<</OpenAction <</S /JavaScript>>>>") == [b"OpenAction", b"JavaScript"]
+    assert re.findall(acting, b"<</OpenAction <</S /JavaScript>>>>") == [
+        b"OpenAction",
+        b"JavaScript",
+    ]
     info = re.search(rb"<<(/Title.*?)>>\nendobj", content, re.S)[1].decode("ascii")
     for entry in info.splitlines():
         assert re.fullmatch(r"/[\w#]+ <[0-9a-f]+>", entry), entry
@@ -350,9 +357,9 @@ def test_a_latex_table_has_no_command_of_others():
     lines = summary_latex(summary, told).splitlines()
     code = "\n".join(line for line in lines if not line.startswith("%"))
     known = (
-        "begin end centering small caption label toprule midrule bottomrule linewidth textbackslash "
-        "textasciicircum textasciitilde textless textgreater textbar texttt ldots pm to times leq geq "
-        "Vert theta rho alpha lambda delta cdot mathrm"
+        "begin end centering small caption label toprule midrule bottomrule linewidth texttt ldots "
+        "textbackslash textasciicircum textasciitilde textless textgreater textbar pm to times leq "
+        "geq Vert theta rho alpha lambda delta cdot mathrm"
     )
     assert {*re.findall(r"\\([a-zA-Z]+)", code)} <= {*known.split()}
     assert "input" in re.findall(r"\\([a-zA-Z]+)", TEXTS["latex"])  # it would have been seen
@@ -361,7 +368,200 @@ def test_a_latex_table_has_no_command_of_others():
     assert bare.count("{") == bare.count("}")
     assert bare.count("$") % 2 == 0
     assert inert_terminal("\n".join(lines))
-    assert all(line.isascii() or line.startswith("%") or max(map(ord, line)) < 0x100 for line in lines)
+    assert all(
+        line.isascii() or line.startswith("%") or max(map(ord, line)) < 0x100 for line in lines
+    )
+
+
+# ---- where it is written
+
+
+WRITING = {
+    "os.mkdir": 0,
+    "os.rename": 1,
+    "os.link": 1,
+    "os.symlink": 1,
+    "os.remove": 0,
+    "os.rmdir": 0,
+}
+"""Audit events that change a folder, and which argument says where."""
+
+_noted: list[list[str]] = []
+
+
+def _note(event, arguments):
+    if not _noted or (event != "open" and event not in WRITING):
+        return
+    place = arguments[WRITING.get(event, 0)]
+    if event == "open":
+        _, mode, flags = arguments
+        opened = set(str(mode or "")) & set("wax+") or flags & (
+            os.O_WRONLY | os.O_RDWR | os.O_CREAT
+        )
+        if not opened or isinstance(place, int):
+            return
+        if flags & os.O_TMPFILE == os.O_TMPFILE:  # has no name
+            return
+    _noted[-1].append(os.path.realpath(os.fsdecode(place)))
+
+
+sys.addaudithook(_note)
+
+
+@pytest.fixture
+def written(tmp_path):  # noqa: ARG001 – made before anything is noted
+    """Paths of whatever is made, moved, removed or opened to be written, meanwhile."""
+    _noted.append([])
+    yield _noted[-1]
+    _noted.pop()
+
+
+def outside(paths, *folders):
+    """Those of the paths that lie below none of the folders, nor are the system's own."""
+    roots = [os.path.realpath(one) for one in (*folders, "/dev", "/proc")]
+    within = lambda path: any(path == r or path.startswith(r + os.sep) for r in roots)  # noqa: E731
+    return [path for path in paths if not within(path) and "__pycache__" not in path]
+
+
+def test_a_write_outside_would_be_noticed(written, tmp_path):
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text("x")
+        (tmp_path / name / "x").rename(tmp_path / name / "y")
+    (tmp_path / "in/link").symlink_to(tmp_path / "out")
+    (tmp_path / "in/link/z").write_text("z")
+    found = [Path(path).relative_to(tmp_path) for path in outside(written, tmp_path / "in")]
+    assert [*map(str, found)] == ["out", "out/x", "out/y", "out/z"]
+
+
+def test_exports_lie_below_out_and_no_two_are_one_file(experiment, said, tmp_path, written):
+    said("export", experiment, "--format", "html", "--out", tmp_path / "out")
+    assert outside(written, tmp_path / "out") == []
+    names = [path.name for path in (tmp_path / "out").iterdir()]
+    assert len({name.lower() for name in names}) == len(names) > 15
+    assert all(re.fullmatch(r"[\w.-]{1,90}", name) for name in names)
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", ".."])
+def test_a_figure_that_is_a_path_is_refused(experiment, said, tmp_path, written, name):
+    told = said("export", experiment, "--figure", name, "--out", tmp_path / "out")
+    assert "No figure" in told
+    assert written == []
+
+
+def test_a_link_in_place_of_a_report_is_replaced_and_not_followed(lone, said, tmp_path, written):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "victim").write_text("untouched")
+    (tmp_path / "out/report.html").symlink_to(tmp_path / "victim")
+    del written[:]
+    said("report", lone["script"].folder, "--out", tmp_path / "out/report.html")
+    assert (tmp_path / "victim").read_text() == "untouched"
+    assert not (tmp_path / "out/report.html").is_symlink()
+
+
+NAMES = (
+    *TEXTS.values(), "A", "a", "é", "e\u0301", "CON", "nul.txt", "..", ".", "", " ", "/", "/etc/x",
+    "a/b", "a-b", "a b", "x" * 300, "é" * 200,
+)  # fmt: skip
+
+
+def test_names_of_phases_become_different_files_in_the_passage(tmp_path):
+    from workbench.passage import phase_file
+
+    names = [name for name in dict.fromkeys(NAMES) if name != TEXTS["surrogate"]]
+    files = [phase_file(tmp_path, name) for name in names if name != TEXTS["byte"]]
+    assert {path.parent for path in files} == {tmp_path / "phases"}
+    assert len({path.name.lower() for path in files}) == len(files)
+    assert all(re.fullmatch(r"[\w.-]{1,90}", path.name) for path in files)
+
+
+def test_names_of_figures_are_slugs_that_differ_in_more_than_case():
+    from workbench.plots.slug import distinct, slug
+
+    names = distinct(f"heatmap-{slug(name)}" for name in NAMES)
+    assert len({name.lower() for name in names}) == len(NAMES)
+    assert all(re.fullmatch(r"heatmap-[\w.-]{1,70}", name) for name in names)
+    assert distinct(["a", "A", "a", "a-2"]) == ["a", "A-2", "a-3", "a-2-2"]
+
+
+def test_grids_of_runs_that_would_have_one_name_are_all_kept(lone, tmp_path):
+    from workbench.plots.from_runs import grids_of
+
+    grid, runs = hostile.hostile_grid(), []
+    for place, name in enumerate(("a b", "a-b", "A-b", "b/A-b")):
+        shutil.copytree(lone["script"].folder, tmp_path / name)
+        (tmp_path / name / "ablation").mkdir()
+        told = {**grid.provenance, "created": str(place)}
+        replace(grid, provenance=told).save(tmp_path / name / "ablation/x.json")
+        runs.append(Run(tmp_path / name))
+    found = grids_of(runs)
+    assert [*found] == ["ablation-a-b", "ablation-a-b-2", "ablation-A-b-3", "ablation-A-b-4"]
+    assert [one.provenance["created"] for one in found.values()] == ["0", "1", "2", "3"]
+
+
+def test_lineages_whose_slugs_are_equal_have_a_plane_each(monkeypatch):
+    from workbench.plots import from_runs
+
+    drawn = {"é": 1, "日": 2, "A": 3, "a": 4}
+
+    class Ground:
+        lineages = drawn
+
+        def scene(self, lineage):
+            return lineage
+
+    def draw(scene, _):
+        return go.Figure(layout={"meta": {"caption": scene}})
+
+    stand_ins = {"snapshots": list, "read_ground": lambda _: Ground(), "draw_scene": draw}
+    for name, stand_in in (stand_ins | {"source_styles": lambda _: {}}).items():
+        monkeypatch.setattr(from_runs, name, stand_in)
+    sections = from_runs.geometry_sections([Run("x")])
+    assert [one.caption for one in sections] == [*drawn]
+    assert [one.name for one in sections] == [
+        "geometry-unnamed", "geometry-unnamed-2", "geometry-A", "geometry-a-2"
+    ]  # fmt: skip
+
+
+def test_runs_of_one_name_or_none_below_the_folder_are_refused_before_anything_is_read(
+    inputs_folder, tmp_path, written
+):
+    from workbench.arms import Arm
+    from workbench.experiment import _unique_names, run_experiment
+    from workbench.inputs import Inputs
+
+    given = Inputs.beside(inputs_folder)
+    held = given.load()
+    for names in (("../../x",), ("/etc/x",), ("a/b",), ("é" * 200,), ("A", "a"), (TEXTS["c1"],)):
+        with pytest.raises(ConfigError, match=r"is not a name for a run|Two runs would be called"):
+            run_experiment(
+                given, arms=[Arm(name) for name in names], seeds=[0], recipe=Recipe(steps=1),
+                out=tmp_path / "out",
+            )  # fmt: skip
+    assert outside(written) == []
+
+    def called(*names):
+        return _unique_names(replace(held, lineage=replace(held.lineage, name=n)) for n in names)
+
+    for names in (("A", "a"), ("a b", "a-b"), ("../a", "a"), ("日", "本"), ("x" * 300, "x" * 301)):
+        with pytest.raises(ConfigError, match="Two lineages are called"):
+            called(*names)
+    assert called("é", "e\u0301") == ["lineage", "e"]
+    for name in NAMES:
+        assert re.fullmatch("[a-z0-9-]{1,100}", called(name)[0])
+
+
+@pytest.mark.parametrize("name", [n for n in dict.fromkeys(NAMES) if n and len(n) < 300])
+def test_a_run_lies_below_its_store_or_nowhere(name, tmp_path, written):
+    try:
+        run = RunStore(tmp_path / "runs").create({}, name)
+    except RunError as error:
+        assert str(error).isprintable()
+        assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
+    else:
+        assert run.folder.parent == tmp_path / "runs"
+        assert name.isprintable()
+    assert outside(written, tmp_path / "runs") == []
 
 
 # ---- the terminal
@@ -398,7 +598,9 @@ SMALL = ("--steps", "2", "--batch-size", "4")
 
 
 @pytest.mark.filterwarnings("ignore:.*longer than the")
-def test_commands_on_hostile_inputs_print_nothing_but_text(inputs, said, tmp_path, monkeypatch):
+def test_commands_on_hostile_inputs_print_nothing_but_text_and_write_below_out(
+    inputs, said, tmp_path, monkeypatch, written
+):
     monkeypatch.setenv("BROWSER_PATH", "/nowhere\x1b[2J\n\u202e")
     out = tmp_path / file_name(TEXTS["c1"] + "\n" + TEXTS["bidi"])
     out.mkdir()
@@ -407,7 +609,7 @@ def test_commands_on_hostile_inputs_print_nothing_but_text(inputs, said, tmp_pat
     assert r"\x1b[31m" in said("directions", inputs, "--out", fitted, "--readout")
     assert "exists" in said("directions", inputs, "--out", fitted)
     scores = json.loads(said("evaluate", inputs, "--json", "--max-new-tokens", "1"))
-    assert [*scores][0] == TEXTS["escape"]
+    assert next(iter(scores)) == TEXTS["escape"]
     assert "[31mred" in said("evaluate", inputs, "--max-new-tokens", "1")
     assert "2 steps" in said("finetune", inputs, "--out", run, *SMALL)
     assert "already used" in said("finetune", inputs, "--out", run, *SMALL)
@@ -418,15 +620,21 @@ def test_commands_on_hostile_inputs_print_nothing_but_text(inputs, said, tmp_pat
     shown = said("export", run, "--figure", "alignment", "--format", "svg")
     assert shown.endswith("alignment.svg\n")
     assert "layers 0, 1, 2" in said("convert", fitted, out / file_name(TEXTS["c1"] + ".npz"))
+    assert outside(written, out) == []
     for path in inputs.glob("3*/config.json"):
         path.rename(path.with_name("kept"))
     read = said("read", inputs, "--out", out / file_name(TEXTS["escape"]), "--skip-missing")
     assert "3 of 4 phases" in read
+    assert len([*out.rglob("phases/*")]) == 3
 
 
 @pytest.mark.parametrize("third", [0, 1, 2])
 def test_wrong_arguments_are_told_in_one_printable_line(third, said, tmp_path, inputs_folder):
-    text = " ".join([*hostile.WORDS.values(), TEXTS["byte"]][third::3]).replace("\0", "").replace("/", "∕")
+    text = (
+        " ".join([*hostile.WORDS.values(), TEXTS["byte"]][third::3])
+        .replace("\0", "")
+        .replace("/", "\N{DIVISION SLASH}")
+    )
     for argv in (
         (text,),
         ("demo", "--seeds", text),
@@ -468,6 +676,9 @@ sys.path.insert(0, {tests!r})
 from planted_hostile import SHORT
 from workbench import progress
 from workbench.cli import main
+from workbench.config import Recipe
+from workbench.errors import ConfigError, RunError
+from workbench.runs import Run, RunStore
 texts = list(SHORT.values())
 with progress.Progress(len(texts)) as told:
     for step, text in enumerate(texts):
