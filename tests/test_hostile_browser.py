@@ -6,7 +6,7 @@ from pathlib import Path
 import lab
 import planted_hostile as hostile
 import pytest
-from planted_hostile import HACK, RAW, TEXTS, file_name
+from planted_hostile import RAW, TEXTS, file_name
 
 pytestmark = pytest.mark.browser
 
@@ -20,18 +20,18 @@ addEventListener("securitypolicyviolation", (event) =>
 
 MARKUP = """() => {
   const found = [];
-  for (const one of document.querySelectorAll("*")) {
+  for (const one of document.querySelectorAll("WITHIN *")) {
     for (const { name, value } of one.attributes) {
       if (/^on/i.test(name)) found.push(`${one.tagName} ${name}`);
       if (/^\\s*javascript:/i.test(value)) found.push(`${one.tagName} ${name}=${value}`);
     }
-    const link = one.getAttribute("href") ?? one.getAttributeNS("http://www.w3.org/1999/xlink", "href");
-    if (one.matches("a, img, iframe, object, embed, link, base, form") || one.localName === "foreignObject")
-      if (!one.matches(".modebar-btn") || link) found.push(one.outerHTML.slice(0, 200));
+    if (one.matches("a:not(.modebar-btn), a[href], img, iframe, object, embed, link, base, form")
+        || one.localName === "foreignObject") found.push(one.outerHTML.slice(0, 200));
   }
   return found;
 }"""
 """Elements and attributes that no page of ours has."""
+PAGE, VIEWS = (MARKUP.replace("WITHIN", place) for place in ("html", ".workbench-view"))
 
 
 class Watched:
@@ -41,7 +41,7 @@ class Watched:
         self.context = browser.new_context(viewport={"width": 1280, "height": 900})
         self.page = self.context.new_page()
         self.page.add_init_script(WATCH)
-        self.asked, self.wrong = [], []
+        self.asked, self.wrong, self.heard = [], [], []
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.on("dialog", lambda dialog: (self.wrong.append(dialog.message), dialog.dismiss()))
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
@@ -50,7 +50,7 @@ class Watched:
 
     def _heard(self, message):
         if message.type in ("error", "warning"):
-            self.wrong.append(message.text)
+            self.heard.append(message.text)
 
     def hacked(self):
         return self.page.evaluate("[window.__hacked ?? null, window.__seen]")
@@ -79,9 +79,9 @@ class Watched:
     def check(self, path):
         """Nothing ran, nothing was asked for, nothing is markup."""
         assert self.hacked() == [None, []]
-        assert self.wrong == []
+        assert (self.wrong, self.heard) == ([], [])
         assert {url.split("#")[0] for url in self.asked} <= {Path(path).absolute().as_uri()}
-        assert self.page.evaluate(MARKUP) == []
+        assert self.page.evaluate(PAGE) == []
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_the_canary_fires_where_text_is_taken_for_markup(watched, tmp_path):
         body = f"<p title='{TEXTS[name]}'>{TEXTS[name]}"
         (tmp_path / "raw.html").write_text(f"<!DOCTYPE html>{body}", encoding="utf-8")
         tab.open(tmp_path / "raw.html")
-        assert tab.page.evaluate(MARKUP), name
+        assert tab.page.evaluate(PAGE), name
 
 
 def test_a_hostile_report_shows_its_text_and_does_nothing(experiment, watched, tmp_path):
@@ -229,9 +229,7 @@ CELLS = (
 RAW_CELL = "from IPython.display import HTML\nHTML({raw!r})"
 
 
-def test_widgets_of_hostile_things_in_jupyterlab_do_nothing(
-    browser, experiment, tmp_path_factory, watched
-):
+def test_widgets_of_hostile_things_in_jupyterlab_do_nothing(experiment, tmp_path_factory, watched):
     place = tmp_path_factory.mktemp("lab")
     tests = str(Path(__file__).parent)
     cells = [cell.format(tests=tests, folder=str(experiment.parent)) for cell in CELLS]
@@ -240,18 +238,15 @@ def test_widgets_of_hostile_things_in_jupyterlab_do_nothing(
     with lab.serve(place) as address:
         tab = watched()
         lab.open_notebook(tab.page, address, "hostile.ipynb")
-        tab.wrong.clear()  # JupyterLab's own, of its start
         lab.run_all(tab.page)
         lab.wait_until_drawn(tab.page)
         tab.page.wait_for_timeout(300)
         tab.hover()
-        assert tab.hacked()[0] is None
+        assert tab.hacked() == [None, []]
         own = (address, address.replace("http", "ws"), "blob:", "data:")
         assert [url for url in tab.asked if not url.startswith(own)] == []
-        assert [told for told in tab.wrong if "hack" in told or "x" == told] == []
-        markup = tab.page.evaluate(MARKUP.replace('querySelectorAll("*")',
-                                                  'querySelectorAll(".workbench-view *")'))  # fmt: skip
-        assert markup == []
+        assert [told for told in tab.wrong if "Canceled future" not in told] == []
+        assert tab.page.evaluate(VIEWS) == []
         answer = " ".join(tab.page.locator(".workbench-answer p").all_text_contents())
         assert "<img src=x onerror=" in answer
         shown = tab.page.locator(".jp-OutputArea-output pre").last.text_content()
