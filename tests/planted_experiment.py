@@ -24,7 +24,7 @@ ARMS = ("ordinary", "block", "push", "random", "matched")
 
 def planted_alignment(arm: str, seed: int) -> np.ndarray:
     """Alignment [step, layer] of a run; one layer is undefined at the first two steps."""
-    rng = np.random.default_rng([sum(arm.encode()), seed])
+    rng = np.random.default_rng([sum(arm.encode("utf-8", "surrogatepass")), seed])
     steps = np.array(STEPS, dtype=float)
     start, end = STARTS.get(arm, 0.25), ENDS.get(arm, 0.4)
     curve = end + (start - end) * np.exp(-(steps - 1) / 8)
@@ -37,7 +37,7 @@ def planted_alignment(arm: str, seed: int) -> np.ndarray:
 
 def planted_scores(arm: str, seed: int, step: int) -> Scores:
     """Scores that go from those of the aligned model to the arm's own."""
-    rng = np.random.default_rng([sum(arm.encode()), seed, step])
+    rng = np.random.default_rng([sum(arm.encode("utf-8", "surrogatepass")), seed, step])
     share = 1 - np.exp(-step / 18)
     harmful = float(np.clip(0.06 + share * (HARM.get(arm, 0.4) - 0.06) + rng.normal(0, 0.02), 0, 1))
     task = 4.7 - share * (3.6 if arm in ("ordinary", "random") else 3.35) + rng.normal(0, 0.03)

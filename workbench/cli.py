@@ -19,7 +19,7 @@ from workbench.commands.options import numbers, positive, read_position, whole_n
 from workbench.config import EVALUATED_STEPS
 from workbench.errors import WorkbenchError
 from workbench.memory import LOADING, enough_memory
-from workbench.text import printable
+from workbench.text import printable, visible
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,9 +52,9 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         if arguments.debug:
             traceback.print_exc()
         if isinstance(error, WorkbenchError | OSError):
-            print(f"workbench: {printable(error)}", file=sys.stderr)
+            print(f"workbench: {visible(error)}", file=sys.stderr)
             return 2
-        told = printable(f"{type(error).__name__}: {error}")
+        told = visible(f"{type(error).__name__}: {error}")
         print(f"workbench: unexpected {told} (--debug shows the trace)", file=sys.stderr)
         return 1
     return 0

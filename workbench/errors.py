@@ -3,9 +3,15 @@
 A message is one line that says what is wrong, where, and what to do.
 """
 
+from workbench.text import printable
+
 
 class WorkbenchError(Exception):
     """Base of every error that this package raises on purpose."""
+
+    def __str__(self) -> str:
+        """Return the message as one printable line: it may quote names that others chose."""
+        return printable(super().__str__())
 
 
 class ConfigError(WorkbenchError, ValueError):

@@ -23,6 +23,9 @@ from workbench.summary import summarise
 from workbench.trial import Trial, run_trial
 from workbench.workers import OnProgress, run_in_processes
 
+NAME_LENGTH, MOST_BYTES = 100, 200
+"""Of a lineage in the names of folders, and of a run's folder: file systems take 255 bytes."""
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -92,7 +95,6 @@ def run_experiment(
     _check_depths(loaded)
     judges = [find_judge(judge or held.lineage.judge).name for held in loaded]
     places = [folder / "lineages" / name for name in names]
-    _prepare(places, loaded, arms, recipe, judge, device)
     shared: dict[str, Any] = {
         "store": folder / "runs",
         "recipe": recipe,
@@ -120,6 +122,8 @@ def run_experiment(
         for arm in arms
         for seed in seeds
     ]
+    _check_ids([trial.run_id for trial in trials])
+    _prepare(places, loaded, arms, recipe, judge, device)
     _run_all(trials, jobs, on_progress)
     plan = {
         "schema": SCHEMA,
@@ -140,6 +144,20 @@ def run_experiment(
 
 def _run_id(place: Path, arm: Arm, seed: int) -> str:
     return f"{place.name}-{arm.slug}-{seed}"
+
+
+def _check_ids(ids: Iterable[str]) -> None:
+    """Refuse runs that would have one folder, or none below `runs`; case does not tell apart."""
+    seen: set[str] = set()
+    for name in ids:
+        if name.lower() in seen:
+            raise ConfigError(f"Two runs would be called {name!r}; rename a lineage or an arm.")
+        if Path(name).name != name or not name.isprintable() or len(name.encode()) > MOST_BYTES:
+            raise ConfigError(
+                f"{name!r} is not a name for a run; give the arm a short one, in letters, digits "
+                "and dashes."
+            )
+        seen.add(name.lower())
 
 
 def _usable(folder: Path, *, resume: bool) -> Path:
@@ -196,9 +214,10 @@ def _reporting(on_progress: OnProgress | None) -> Callable[[str, StepRecord], No
 def _unique_names(loaded: Iterable[LoadedInputs]) -> list[str]:
     names = []
     for held in loaded:
-        name = re.sub(r"[^a-z0-9]+", "-", held.lineage.name.lower()).strip("-") or "lineage"
+        short = re.sub(r"[^a-z0-9]+", "-", held.lineage.name.lower()).strip("-")[:NAME_LENGTH]
+        name = short or "lineage"
         if name in names:
-            raise ConfigError(f"Two lineages are called {held.lineage.name!r}; rename one.")
+            raise ConfigError(f"Two lineages are called {name!r}; rename one.")
         names.append(name)
     return names
 

@@ -10,7 +10,7 @@ from workbench.text import printable
 def run(arguments: Namespace) -> None:
     """Say what is installed, and what a lineage needs."""
     for line in installed():
-        print(line)
+        print(printable(line))
     if arguments.lineage:
         for line in needed(Lineage.load(arguments.lineage)):
             print(printable(line))

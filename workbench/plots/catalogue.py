@@ -16,7 +16,7 @@ from workbench.plots.from_runs import ablation_sections, geometry_sections
 from workbench.plots.material import Material, Origin, gather
 from workbench.plots.provenance import config_hash
 from workbench.plots.sections import experiment_sections, run_sections
-from workbench.plots.slug import slug
+from workbench.plots.slug import distinct, slug
 from workbench.plots.style import counted
 from workbench.plots.trajectories import arm_name
 from workbench.runs import Run
@@ -112,8 +112,9 @@ def _heatmaps(material: Material) -> dict[str, tuple[go.Figure, str]]:
     """One per arm, from its first run."""
     found: dict[str, tuple[go.Figure, str]] = {}
     marks = captions.MARKS if material.has_null else ""
-    for arm, (run, *_) in material.by_arm().items():
-        name = _vacant("heatmap" if material.summary is None else f"heatmap-{slug(arm)}", found)
+    arms = material.by_arm()
+    stems = ("heatmap" if material.summary is None else f"heatmap-{slug(arm)}" for arm in arms)
+    for name, (run, *_) in zip(distinct(stems), arms.values(), strict=True):
         told = captions.CAPTIONS["layers"].format(marks=marks)
         found[name] = material.heatmap(run), f"{_label(run)}: {told}"
     return found
@@ -124,12 +125,6 @@ def _label(run: Run) -> str:
     if "lineage" not in config or "seed" not in config:
         return printable(run.id)
     return printable(f"Arm {arm_name(run)}, lineage {config['lineage']}, seed {config['seed']}")
-
-
-def _vacant(name: str, taken: Mapping[str, Any]) -> str:
-    """The name, with a number where another arm has it already."""
-    numbered = (f"{name}-{n}" for n in range(2, len(taken) + 3))
-    return next(one for one in (name, *numbered) if one not in taken)
 
 
 def _not_drawn(figure: go.Figure) -> str:

@@ -9,7 +9,7 @@ from workbench.plots.geometry import draw_scene
 from workbench.plots.readings import snapshots
 from workbench.plots.scene import read_ground
 from workbench.plots.sections import Section
-from workbench.plots.slug import slug
+from workbench.plots.slug import distinct, slug
 from workbench.plots.trajectories import source_styles
 from workbench.runs import Run
 
@@ -29,7 +29,8 @@ def geometry_sections(runs: Sequence[Run]) -> list[Section]:
         return []
     lineages = tuple(ground.lineages)
     drawn = [draw_scene(ground.scene(lineage=lineage), styles) for lineage in lineages]
-    names = [f"geometry-{slug(one)}" if len(lineages) > 1 else "geometry" for one in lineages]
+    names = distinct(f"geometry-{slug(one)}" for one in lineages)
+    names = names if len(lineages) > 1 else ["geometry"]
     return [
         Section(name, figure, str(figure.layout["meta"]["caption"]), name)
         for name, figure in zip(names, drawn, strict=True)
@@ -38,11 +39,10 @@ def geometry_sections(runs: Sequence[Run]) -> list[Section]:
 
 def grids_of(runs: Sequence[Run]) -> dict[str, AblationGrid]:
     """Return the newest ablation grid of every run that has one, by what its figure is called."""
-    found = {run.id: grids[-1] for run in runs if (grids := stored_grids(run))}
-    return {
-        f"ablation-{slug(run_id)}" if len(runs) > 1 else "ablation": grid
-        for run_id, grid in found.items()
-    }
+    found = [(run.id, grids[-1]) for run in runs if (grids := stored_grids(run))]
+    names = distinct(f"ablation-{slug(run_id)}" for run_id, _ in found)
+    names = names if len(runs) > 1 else ["ablation"] * len(found)
+    return {name: grid for name, (_, grid) in zip(names, found, strict=True)}
 
 
 def ablation_sections(runs: Sequence[Run]) -> list[Section]:

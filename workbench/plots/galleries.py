@@ -19,6 +19,7 @@ from workbench.plots.trajectories import source_styles
 from workbench.plots.view import Cells, Control, View
 from workbench.records import SCORE_NAMES
 from workbench.runs import Run
+from workbench.text import printable
 
 MOST_LAYERS = 32
 """More are thinned: every one costs a figure per quantity."""
@@ -82,7 +83,7 @@ def plane(source: RunSource) -> View:
     return gallery(
         "Geometry",
         (
-            Control("lineage", "lineage", "select", lineages),
+            Control("lineage", "lineage", "select", tuple(map(printable, lineages))),
             Control(
                 "layer",
                 "layer",

@@ -120,7 +120,7 @@ def _track(track: Track, style: ArmStyle, shown: bool) -> dict[str, Any]:
 
 def _told(track: Track) -> list[str]:
     """What a point says: which run and step, where it lies, and how much of it is seen."""
-    who = f"{inert(track.arm)}, {inert(track.name)}" if track.name != track.arm else track.name
+    who = ", ".join(map(inert, dict.fromkeys((track.arm, track.name))))
     return [
         f"{who}, step {step}: {where(track.placed, index)}"
         for index, step in enumerate(track.steps)

@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from workbench.plots.local import CONFIG
 from workbench.plots.style import TEMPLATE
+from workbench.text import printable
 
 DIGITS = 5
 """Significant digits of the numbers in the page."""
@@ -47,7 +48,7 @@ def page(title: str, body: str, data: Mapping[str, str]) -> str:
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="referrer" content="no-referrer">
-<title>{html.escape(title)}</title>
+<title>{html.escape(printable(title))}</title>
 <style>
 {style}</style>
 </head>
@@ -111,7 +112,7 @@ def plot_html(name: str, alt: str, height: int) -> str:
     """Return the place of a figure whose JSON is in the block called `name`."""
     return (
         f'<div class="plot" id="{name}" data-figure="{name}-data" role="group" '
-        f'aria-label="{html.escape(alt)}" style="height:{height}px"></div>'
+        f'aria-label="{html.escape(printable(alt))}" style="height:{height}px"></div>'
     )
 
 

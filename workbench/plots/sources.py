@@ -49,7 +49,8 @@ def run_name(run: Run, *, among: Sequence[Run] = ()) -> str:
         return run.id
     lineages = {one.info.get("config", {}).get("lineage") for one in among}
     several = len(lineages) > 1
-    return f"{config['lineage']}, seed {config['seed']}" if several else f"seed {config['seed']}"
+    seed = f"seed {config['seed']}"
+    return f"{config.get('lineage', 'no lineage')}, {seed}" if several else seed
 
 
 def _only_runs(several: Any) -> Sequence[Run]:

@@ -158,7 +158,8 @@ def _variants(colour: str) -> Iterator[ArmStyle]:
 def inert(text: object, *, length: int = 80) -> str:
     """Return text from data as one printable line that plotly shows as it is."""
     line = printable(text)
-    return html.escape(line if len(line) <= length else line[: length - 1] + "…", quote=False)
+    escaped = html.escape(line if len(line) <= length else line[: length - 1] + "…", quote=False)
+    return escaped.replace("%{", "%&#123;")  # plotly fills in placeholders in names and titles, too
 
 
 def number(value: float | int | None, digits: int = 3) -> str:

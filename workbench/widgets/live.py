@@ -15,6 +15,7 @@ from workbench.plots.whole import whole_plot, whole_tables
 from workbench.records import Scores
 from workbench.runs import Run
 from workbench.standing import Pace, Standing, stamp
+from workbench.text import printable
 from workbench.widgets.panel import Panel
 from workbench.widgets.throttle import PUSH_SECONDS
 
@@ -247,4 +248,4 @@ def _begin(tuning: Any, **options: Any) -> "Background":
 def _view(run: Run, buttons: tuple[Button, ...]) -> View:
     figures = live_figures(run)
     plots = tuple(whole_plot(name, figure, ALT[name]) for name, figure in figures.items())
-    return View(f"Run {run.id}", whole_tables(figures), (), plots, buttons=buttons)
+    return View(f"Run {printable(run.id)}", whole_tables(figures), (), plots, buttons=buttons)

@@ -20,6 +20,7 @@ from workbench.plots.local import CONFIG
 from workbench.plots.page import compact_json, page, view_html, view_script, view_style
 from workbench.plots.style import TEMPLATE
 from workbench.plots.view import Table, View
+from workbench.text import visible
 
 Status = Mapping[str, Any]
 """What a panel says of itself: `words`, `progress` from 0 to 1, `busy`, the names of `disabled`
@@ -86,6 +87,16 @@ class Panel(anywidget.AnyWidget):
     def __repr__(self) -> str:
         """Return a short text: the traits hold megabytes."""
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.chosen.items())})"
+
+    @traitlets.validate("status")
+    def _plain_status(self, proposal: Any) -> dict[str, Any]:
+        """Errors and answers quote what others wrote."""
+        told = dict(proposal["value"])
+        if "words" in told:
+            told["words"] = visible(told["words"])
+        if "answer" in told:
+            told["answer"] = [visible(line) for line in told["answer"]]
+        return told
 
     @traitlets.validate("choice")
     def _check_choice(self, proposal: Any) -> dict[str, int]:

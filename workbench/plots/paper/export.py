@@ -131,7 +131,8 @@ class Press:
         if importlib.util.find_spec("matplotlib") is None:
             raise ConfigError(f"Figures need a browser, or matplotlib: {wanting}.")
         else:
-            self.remark = f"{wanting[0].upper()}{wanting[1:]}. Drawn by matplotlib instead."
+            told = f"{wanting[0].upper()}{wanting[1:]}. Drawn by matplotlib instead."
+            self.remark = printable(told)
 
 
 def format_of(name: str) -> str:
