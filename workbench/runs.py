@@ -159,6 +159,7 @@ class Run:
         """Stop being the writer."""
         if self._nonce is not None:
             release_lock(self.folder / "lock", self._nonce)
+            self._nonce = None
 
     def _check_writer(self) -> None:
         """Raise `RunError` if another process has taken the run over from this writer."""
