@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "workbench"
 ORDER = """
-    errors text paper files journal locks turns resources states batches dropout bootstrap
+    errors limits text paper files journal locks turns resources states batches dropout bootstrap
     progress config arms records tables series merging adapters fingerprints blocks conventions
     modes models sources loading phases probes inputs chat chat_formats encoding activations
     phase_reading artefacts landmarks directions vectors exchange drift measurement isotropic

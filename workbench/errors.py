@@ -4,8 +4,19 @@ A message is one line that says what is wrong, where, and what to do.
 """
 
 
+MAX_CHARACTERS = 2_000
+"""Of a message, which may quote what a file holds."""
+
+
 class WorkbenchError(Exception):
     """Base of every error that this package raises on purpose."""
+
+    def __str__(self) -> str:
+        """Return the message as one line of printable text, whatever it quotes."""
+        said = super().__str__()
+        if len(said) > MAX_CHARACTERS:
+            said = f"{said[: MAX_CHARACTERS // 2]} … {said[-MAX_CHARACTERS // 2 :]}"
+        return "".join(character if character.isprintable() else " " for character in said)
 
 
 class ConfigError(WorkbenchError, ValueError):
