@@ -3,6 +3,7 @@
 import faulthandler
 import json
 import os
+import resource
 import shutil
 import signal
 from collections import Counter
@@ -17,6 +18,9 @@ from workbench.errors import WorkbenchError
 SECONDS = 10
 """No reader may take longer over one small file."""
 
+GIGABYTES = 4
+"""Nor more memory than this."""
+
 TEXTS = (
     *("", " ", "\0", "a\0b", "../../../../etc/passwd", "/dev/zero", "..", ".", "~root", "\ud800"),
     *("\x1b[2J\x1b]0;owned\x07", "<script>alert(1)</script>", "a\nb\r\nc", "\u202eevil", "\ufeffx"),
@@ -27,14 +31,26 @@ NUMBERS = (
     *(float("nan"), float("inf"), -float("inf")),
 )
 PLAIN = (None, True, False, *NUMBERS, *TEXTS)
-NAMES = ("", "name", "schema", "__class__", "step", "unknown", "\x1b[31m", "a\nb", "\ud800", "x" * 300)
+NAMES = (
+    "",
+    "name",
+    "schema",
+    "__class__",
+    "step",
+    "unknown",
+    "\x1b[31m",
+    "a\nb",
+    "\ud800",
+    "x" * 300,
+)
 
 values = st.one_of(
     st.sampled_from(PLAIN),
     st.recursive(
         st.sampled_from(PLAIN),
-        lambda inner: st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(NAMES), inner, max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=3)
+        ),
         max_leaves=6,
     ),
     st.integers(),
@@ -129,8 +145,20 @@ def spoilt(draw, content):
         elif kind == "cut":
             content = content[:at]
         elif kind == "put":
-            odd = (b"\0", b"\xff", b"\xed\xa0\x80", b"\n", b"\r\n", b'"', b"{", b"]", b"\xef\xbb\xbf")
-            content = content[:at] + draw(st.sampled_from(odd) | st.binary(max_size=9)) + content[at:]
+            odd = (
+                b"\0",
+                b"\xff",
+                b"\xed\xa0\x80",
+                b"\n",
+                b"\r\n",
+                b'"',
+                b"{",
+                b"]",
+                b"\xef\xbb\xbf",
+            )
+            content = (
+                content[:at] + draw(st.sampled_from(odd) | st.binary(max_size=9)) + content[at:]
+            )
         elif kind == "drop":
             content = content[:at] + content[at + draw(st.integers(1, 40)) :]
         elif kind == "double":
@@ -142,7 +170,10 @@ def spoilt(draw, content):
         elif kind == "crlf":
             content = content.replace(b"\n", b"\r\n")
         else:
-            content = draw(st.sampled_from((b"\xef\xbb\xbf", b"\xff\xfe", b"PK\3\4", b"\x80\2"))) + content
+            content = (
+                draw(st.sampled_from((b"\xef\xbb\xbf", b"\xff\xfe", b"PK\3\4", b"\x80\2")))
+                + content
+            )
     return content
 
 
@@ -172,7 +203,9 @@ def safetensors_files(content):
             lambda odd: odd.decode("utf-8", "replace")
         )
         with_about = about.map(
-            lambda text: packed(header | {"__metadata__": header["__metadata__"] | {"workbench": text}})
+            lambda text: packed(
+                header | {"__metadata__": header["__metadata__"] | {"workbench": text}}
+            )
         )
         kinds += [with_about, with_about]
     return st.one_of(kinds)
@@ -212,6 +245,18 @@ def put(path, what):
 
 class Hung(BaseException):
     """A reader that took too long; no reader's `except Exception` catches it."""
+
+
+@contextmanager
+def modest(size=GIGABYTES * 10**9):
+    """Let what takes more memory than there is now, and `size`, end in `MemoryError`."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @contextmanager
@@ -256,7 +301,7 @@ def check_reader(name, read, folder):
     before = standing(folder)
     TRIED[name] += 1
     try:
-        with hurried():
+        with hurried(), modest():
             read()
     except WorkbenchError as error:
         REFUSED[name] += 1

@@ -160,7 +160,9 @@ def npz_files(good):
             *(np.zeros(8), np.ones(8, dtype=">f4"), np.array([np.datetime64("2020")])),
         )
     )
-    names = st.sampled_from(("layer.0", "layer.1", "layer.-1", "layer.9999999999", "scale", "a/../b"))
+    names = st.sampled_from(
+        ("layer.0", "layer.1", "layer.-1", "layer.9999999999", "scale", "a/../b")
+    )
     some = st.dictionaries(names, arrays, max_size=3)
 
     def packed(named):
@@ -196,9 +198,7 @@ class Reader:
 
 
 @pytest.fixture(scope="module")
-def world(
-    tmp_path_factory, inputs_folder, directions, lineage, splits, make_hf, tokenizer
-):
+def world(tmp_path_factory, inputs_folder, directions, lineage, splits, make_hf, tokenizer):
     """Good files of every kind, to be copied and spoilt."""
     from peft import LoraConfig, get_peft_model
 

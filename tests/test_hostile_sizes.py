@@ -25,12 +25,11 @@ from workbench.phases import Lineage
 from workbench.probes import load_examples
 from workbench.sources.sizes import check_config
 
-SECONDS, MEGABYTES = 3, 250
+SECONDS, MEGABYTES = 10, 250
 """What one bomb may take at most, and by how much all of them may raise the peak."""
 
-HUGE = 10**15
 SCRIPT = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 from workbench.archive import Archive
 from workbench.directions import ReversionDirections
@@ -54,7 +53,10 @@ readers = {
     "passage": Passage, "directions": ReversionDirections.load,
     "vectors": load_directions_from, "rows": lambda path: load_directions_from(path, format="rows"),
 }
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+def peak():
+    # Not of getrusage: that starts with the peak of whoever started this process.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1000
 told = {}
 for name, (kind, path) in json.loads(sys.argv[2]).items():
     before, start = peak(), time.monotonic()
@@ -188,7 +190,7 @@ def bombs(root):
             model("experts", num_hidden_layers=1000, num_experts=8000),
             "8000 experts in each of 1000 layers",
         ),
-        "promise": ("model", model("promise", n_layer=900, n_embd=2**16), "million weights, its"),
+        "promise": ("model", model("promise", n_layer=300, n_embd=2**17), "million weights, its"),
         "positions": ("model", model("positions", n_positions=2**30), "million weights, its files"),
         "experiment": ("archive", experiment, "larger than 100 MB"),
         "passage": ("passage", passage, "larger than 100 MB"),
@@ -264,9 +266,8 @@ def test_that_takes_neither_time_nor_memory(told):
 
 
 def test_memory_that_is_taken_would_have_been_seen(root):
-    content = json.dumps({"a": "x" * 10**6}).encode() + b"\n"
-    (root / "large.jsonl").write_bytes(content.replace(b'"x', b'"x')[:900_000] + b'"}\n')
-    (root / "many.jsonl").write_bytes((root / "large.jsonl").read_bytes() * 400)
+    line = json.dumps({"a": "x" * 900_000}).encode() + b"\n"
+    (root / "many.jsonl").write_bytes(line * 400)
     asked = json.dumps({"many": ("examples", str(root / "many.jsonl"))})
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(root), asked],
@@ -292,16 +293,20 @@ def test_the_configs_of_large_real_models_are_taken(root):
     assert load_config(folder).num_hidden_layers == 80
     check_config({"num_hidden_layers": 61, "n_routed_experts": 384, "hidden_size": 7168}, "Kimi")
     check_config({"n_layer": 1000, "vocab_size": 10**6, "model_max_length": 10**30}, "deep")
-    with pytest.raises(CheckpointError, match="config.json describes 70,554 million weights"):
+    with pytest.raises(CheckpointError, match=r"config\.json describes 70,554 million weights"):
         shutil.copy(root / "good" / "model.safetensors", folder)
         load_model(folder, device="cpu")
 
 
-def test_a_lineage_of_ten_thousand_phases_and_a_tokenizer_of_100_mb_work(root, tmp_path):
+def test_a_lineage_of_ten_thousand_phases_works(tmp_path):
     text = '[roles]\nwitness = "p1"\naligned = "p2"\n[[phase]]\nname = "p{step}"\n'
     text += 'model = "m{step}"\nsteps = {from = 1, to = 10000, every = 1}\n'
     (tmp_path / "lineage.toml").write_text(text)
     assert len(Lineage.load(tmp_path).phases) == 10_000
+
+
+@pytest.mark.slow
+def test_a_tokenizer_of_100_mb_works(root, tmp_path):
     folder = Path(shutil.copytree(root / "good", tmp_path / "large"))
     content = (folder / "tokenizer.json").read_bytes()
     (folder / "tokenizer.json").write_bytes(content + b" " * 10**8)

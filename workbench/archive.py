@@ -48,7 +48,8 @@ class Archive:
         archive = cls(folder, read_json(folder / "experiment.json"))
         if archive.plan.get("schema") != SCHEMA:
             raise RunError(
-                f"{folder}: schema {brief(archive.plan.get('schema'))}, this version reads {SCHEMA}."
+                f"{folder}: schema {brief(archive.plan.get('schema'))}, "
+                f"this version reads {SCHEMA}."
             )
         if (
             missing := {"arms", "lineages", "measured_steps", "recipe", "runs"}

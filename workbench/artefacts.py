@@ -105,7 +105,9 @@ def check_directions(path: str | Path, stored: Artefact) -> None:
     marks = stored.provenance.get("prompts", [])
     told = [stored.provenance.get("aligned_hash", ""), *(marks if isinstance(marks, list) else [0])]
     if not all(isinstance(one, str) for one in told):
-        raise ProvenanceError(f"{path}: says nothing usable of its prompts or weights; make it again.")
+        raise ProvenanceError(
+            f"{path}: says nothing usable of its prompts or weights; make it again."
+        )
     if not ((unit.norm(dim=-1) - 1).abs() < 1e-3).all() or not (gap.isfinite() & (gap > 0)).all():
         raise ProvenanceError(
             f"{path}: vectors are not of length 1, or a gap is not positive; make it again."

@@ -3,7 +3,6 @@
 A message is one line that says what is wrong, where, and what to do.
 """
 
-
 MAX_CHARACTERS = 2_000
 """Of a message, which may quote what a file holds."""
 

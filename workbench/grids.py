@@ -141,7 +141,9 @@ class AblationGrid:
         """
         try:
             if (found := data["schema"]) != SCHEMA:
-                raise ProvenanceError(f"{where}: schema {brief(found)}, not {SCHEMA}; make it again.")
+                raise ProvenanceError(
+                    f"{where}: schema {brief(found)}, not {SCHEMA}; make it again."
+                )
             grid = _grid_from(data)
             if data["identity"] != grid.identity():
                 raise ValueError("its content is not what its identity says")
@@ -230,7 +232,9 @@ def _grid_from(data: Mapping[str, Any]) -> AblationGrid:
         tuple(tuple(tuple(Said(*said) for said in point) for point in row) for row in sets)
         for sets in data["answers"]
     )
-    said = [one for sets in answers for row in sets for point in row for told in point for one in told]
+    said = [
+        one for sets in answers for row in sets for point in row for told in point for one in told
+    ]
     if not all(isinstance(one, str) for one in said):
         raise TypeError("an answer is no text")
     counted = [len(point) for sets in answers for row in sets for point in row]

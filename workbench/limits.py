@@ -79,8 +79,8 @@ def check_size(path: Path, limit: int, error: type[WorkbenchError]) -> None:
         raise error(f"{path}: no plain file; give a file.")
     if found.st_size > limit:
         raise error(
-            f"{path}: {found.st_size / MB:,.0f} MB, larger than {limit // MB:,} MB, which such files "
-            "are at most; it is something else, or damaged."
+            f"{path}: {found.st_size / MB:,.0f} MB, larger than {limit // MB:,} MB, which such "
+            "files are at most; it is something else, or damaged."
         )
 
 

@@ -146,8 +146,8 @@ class Passage:
         for name, told in ((witness, of_witness), (aligned, of_aligned)):
             if missing := {*NEEDED} - {*told}:
                 raise RunError(
-                    f"{self._file(name)}: its provenance lacks {', '.join(sorted(missing))}; remove "
-                    "it and read it again."
+                    f"{self._file(name)}: its provenance lacks {', '.join(sorted(missing))}; "
+                    "remove it and read it again."
                 )
         if of_witness["weights_hash"] == of_aligned["weights_hash"]:
             raise ProvenanceError(
@@ -191,7 +191,10 @@ class Passage:
                         "single prompts (--keep all)."
                     )
                 found = file.get_slice(name)
-                if len(found.get_shape()) != DIMENSIONS[name] or found.get_dtype() not in PRECISIONS:
+                if (
+                    len(found.get_shape()) != DIMENSIONS[name]
+                    or found.get_dtype() not in PRECISIONS
+                ):
                     raise RunError(
                         f"{path}: {name} is {found.get_dtype()} of shape {found.get_shape()}; "
                         "remove it and read it again."

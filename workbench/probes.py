@@ -142,7 +142,9 @@ def read_jsonl(path: str | Path) -> list[tuple[int, dict[str, Any]]]:
             while line := file.readline(MAX_LINE_BYTES + 1):
                 number += 1
                 if len(line) > MAX_LINE_BYTES:
-                    raise ProbeError(f"{path}:{number}: a line of over 1 MB; this is no JSONL file.")
+                    raise ProbeError(
+                        f"{path}:{number}: a line of over 1 MB; this is no JSONL file."
+                    )
                 if line.strip():
                     rows.append((number, _json_object(line, f"{path}:{number}")))
     except OSError as error:
@@ -176,7 +178,9 @@ def _json_object(line: bytes, where: str) -> dict[str, Any]:
 def _probe_from(row: dict[str, Any], kind: Kind, where: str) -> Probe:
     known = [field.name for field in fields(Probe)]
     if unknown := sorted(set(row) - set(known)):
-        raise ProbeError(f"{where}: unknown key {brief(unknown[0])}; it may have {', '.join(known)}.")
+        raise ProbeError(
+            f"{where}: unknown key {brief(unknown[0])}; it may have {', '.join(known)}."
+        )
     row = {"kind": kind} | {key: value for key, value in row.items() if value is not None}
     if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
         raise ProbeError(f"{where}: needs a non-empty string under 'prompt'.")

@@ -93,8 +93,8 @@ def _range(told: Mapping[str, Any], where: str) -> range:
     )
     if set(told) != {"from", "to", "every"} or first < 0 or last < first or every < 1:
         raise ConfigError(
-            f"{where}: {brief(dict(told))} is no range of steps; it needs from, to (not below it) and "
-            "every (at least 1)."
+            f"{where}: {brief(dict(told))} is no range of steps; it needs from, to (not below it) "
+            "and every (at least 1)."
         )
     _check_count((last - first) // every + 1, where)
     return range(first, last + 1, every)
@@ -115,8 +115,8 @@ def _from_revisions(told: Any, pattern: Any, where: str) -> list[dict[str, Any]]
         found = expected.search(revision) if pattern is None else expected.fullmatch(revision)
         if found is None:
             raise ConfigError(
-                f"{where}: revision {revision!r} does not match {brief(pattern or 'step{step}')}; say "
-                "where its step stands, such as revision = 'stage1-step{step}-tokens{tokens}B'."
+                f"{where}: revision {revision!r} does not match "
+                f"{brief(pattern or 'step{step}')}; say where its step stands, such as revision = 'stage1-step{step}-tokens{tokens}B'."
             )
         numbers = found.groupdict()
         values.append(numbers | {"step": int(numbers["step"]), "revision": revision})
@@ -131,8 +131,8 @@ def _matching(pattern: Any, where: str) -> re.Pattern[str]:
     known = all(name.isidentifier() and name != "revision" for name in names)
     if "step" not in names or not known or len({*names}) < len(names):
         raise ConfigError(
-            f"{where}: revision = {brief(pattern)} must hold {{step}} once, and each other placeholder "
-            "once, such as {tokens}."
+            f"{where}: revision = {brief(pattern)} must hold {{step}} once, and each other "
+            "placeholder once, such as {tokens}."
         )
     parts = PLACEHOLDER.split(pattern)
     text = "".join(

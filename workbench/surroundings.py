@@ -81,7 +81,9 @@ class Surroundings:
             raise RunError(f"{folder / NULLS}: p99 of {len(p99)} layers, v_rev has {len(unit)}.")
         layers = None if unit is None else tuple(about.get("layers", range(len(unit))))
         if unit is not None and len(layers or ()) != len(unit):
-            raise RunError(f"{folder / DIRECTIONS}: names {len(layers or ())} layers, not {len(unit)}.")
+            raise RunError(
+                f"{folder / DIRECTIONS}: names {len(layers or ())} layers, not {len(unit)}."
+            )
         return cls(
             layers=layers,
             unit=unit,
@@ -123,7 +125,8 @@ def home_of(run: Run) -> Path:
             folder = lineage.get("folder", lineage.get("name")) if named else None
             if named and not is_folder_name(folder):
                 raise RunError(
-                    f"{experiment}/experiment.json: {brief(folder)} is no name of a lineage's folder."
+                    f"{experiment}/experiment.json: {brief(folder)} is no name of a lineage's "
+                    "folder."
                 )
             if named:
                 return experiment / "lineages" / str(folder)

@@ -35,7 +35,9 @@ def read_toml(path: Path, limit: int) -> dict[str, Any]:
 def known_keys(table: Mapping[str, Any], known: Collection[str], where: str) -> None:
     """Raise `ConfigError` at a key that means nothing, so that a misspelt one is noticed."""
     if unknown := sorted(set(table) - set(known)):
-        raise ConfigError(f"{where}: unknown key {brief(unknown[0])}; it may have {', '.join(known)}.")
+        raise ConfigError(
+            f"{where}: unknown key {brief(unknown[0])}; it may have {', '.join(known)}."
+        )
 
 
 def strings(table: Mapping[str, Any], where: str) -> None:

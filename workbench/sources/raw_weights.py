@@ -60,7 +60,9 @@ def unwrapped(found: Any, where: str = "The state dict") -> dict[str, Tensor]:
     if strange := [
         key for key, one in state.items() if not isinstance(one, Tensor) or not isinstance(key, str)
     ]:
-        raise CheckpointError(f"{where}: {brief(strange[0])} is no tensor; save the state_dict alone.")
+        raise CheckpointError(
+            f"{where}: {brief(strange[0])} is no tensor; save the state_dict alone."
+        )
     for prefix in (*PREFIXES, *PREFIXES):  # one around the other, either way
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}

@@ -58,8 +58,8 @@ def check_zip(path: Path, limit: int) -> None:
             unpacked = sum(part.file_size for part in file.infolist())
         if unpacked > limit:
             raise ProvenanceError(
-                f"{path}: unpacks to {unpacked / MB:,.0f} MB, larger than {limit // MB:,} MB; it is "
-                "something else, or damaged."
+                f"{path}: unpacks to {unpacked / MB:,.0f} MB, larger than {limit // MB:,} MB; it "
+                "is something else, or damaged."
             )
 
 

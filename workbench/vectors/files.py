@@ -14,7 +14,12 @@ from workbench.limits import MAX_LAYERS, MAX_VECTORS_BYTES, check_size, is_file
 from workbench.vectors.arrays import npz_content, read_npz, read_safetensors, safetensors_content
 from workbench.vectors.base import Vectors
 from workbench.vectors.control import gguf_content, read_gguf
-from workbench.vectors.tensors import check_plain, read_torch, rows_content, steering_vectors_content
+from workbench.vectors.tensors import (
+    check_plain,
+    read_torch,
+    rows_content,
+    steering_vectors_content,
+)
 
 _WRITERS: dict[str, Callable[[Vectors], bytes]] = {
     "steering-vectors": steering_vectors_content,

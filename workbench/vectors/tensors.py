@@ -54,7 +54,8 @@ def read_torch(path: Path, format: str | None) -> Vectors:
         )
     if (place := stored.get("layer_type", "decoder_block")) != "decoder_block":
         raise ProvenanceError(
-            f"{path}: of layer_type {brief(place)}; directions are of the stream after a decoder_block."
+            f"{path}: of layer_type {brief(place)}; directions are of the stream after a "
+            "decoder_block."
         )
     return Vectors(by_layer, "steering-vectors")
 
