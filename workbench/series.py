@@ -116,7 +116,8 @@ def _from_revisions(told: Any, pattern: Any, where: str) -> list[dict[str, Any]]
         if found is None:
             raise ConfigError(
                 f"{where}: revision {revision!r} does not match "
-                f"{brief(pattern or 'step{step}')}; say where its step stands, such as revision = 'stage1-step{step}-tokens{tokens}B'."
+                f"{brief(pattern or 'step{step}')}; say where its step stands, such as "
+                "revision = 'stage1-step{step}-tokens{tokens}B'."
             )
         numbers = found.groupdict()
         values.append(numbers | {"step": int(numbers["step"]), "revision": revision})
