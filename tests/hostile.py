@@ -2,6 +2,7 @@
 
 import faulthandler
 import json
+import math
 import os
 import resource
 import shutil
@@ -56,7 +57,7 @@ values = st.one_of(
     st.integers(),
     st.floats(),
     st.text(max_size=20),
-    st.integers(200, 3000).map(lambda depth: Raw("[" * depth + "]" * depth)),
+    st.sampled_from((200, 3000, 200_000)).map(lambda depth: Raw("[" * depth + "]" * depth)),
 )
 
 
@@ -197,7 +198,12 @@ def safetensors_files(content):
         return len(text).to_bytes(8, "little") + text + data
 
     told = header.get("__metadata__", {}).get("workbench")
-    kinds = [objects(header).map(packed), spoilt(content), st.binary(max_size=60)]
+    names = sorted(header.keys() - {"__metadata__"})
+    other = st.sampled_from(("flat", "turned", "deeper", "whole"))
+    shaped = st.tuples(st.sampled_from(names), other).map(
+        lambda told: packed(header | {told[0]: reshaped(header[told[0]], told[1])})
+    )
+    kinds = [objects(header).map(packed), spoilt(content), st.binary(max_size=60), shaped]
     if told is not None:
         about = objects(json.loads(told)).map(to_json) | spoilt(told.encode()).map(
             lambda odd: odd.decode("utf-8", "replace")
@@ -209,6 +215,16 @@ def safetensors_files(content):
         )
         kinds += [with_about, with_about]
     return st.one_of(kinds)
+
+
+def reshaped(told, how):
+    """A tensor of the same bytes with another shape, or of whole numbers."""
+    shape = told["shape"]
+    if how == "whole":
+        same = {"F64": "I64", "F32": "I32", "F16": "I16", "BF16": "U16"}
+        return told | {"dtype": same.get(told["dtype"], told["dtype"])}
+    shapes = {"flat": [math.prod(shape)], "turned": shape[::-1], "deeper": [1, *shape]}
+    return told | {"shape": shapes[how]}
 
 
 SPECIAL = ("folder", "fifo", "zero", "loop", "gone", "nowhere", "full", "null")

@@ -93,7 +93,7 @@ def to_toml(value):
     if isinstance(value, float):
         return str(value)
     if isinstance(value, int) and not isinstance(value, bool):
-        return hex(value) if value > 10**99 else str(value)
+        return f"0x{'f' * 9000}" if value > 10**99 else str(value)
     return to_json(value).replace("null", '""')
 
 
@@ -443,3 +443,27 @@ def test_a_good_file_is_read(name, world, tmp_path):
     if name.partition(":")[0] in ("probes", "examples"):
         pytest.skip("has no good file")
     reader_of(name, world, tmp_path).read()
+
+
+ODD = ("a\x1b[2J\x1b]0;owned\x07", "a\nb\r\nc", "\u202eevil", "\udcff", "x" * 5000, "a\0b")
+
+
+@pytest.mark.parametrize("name", ODD, ids=ascii)
+@pytest.mark.parametrize("suffix", [".toml", ".jsonl", ".pt", ".safetensors", ".json", ""])
+def test_a_file_with_an_odd_name_is_one_printable_line(name, suffix, tmp_path):
+    path = tmp_path / (name + suffix)
+    readers = {
+        ".toml": Lineage.load,
+        ".jsonl": load_examples,
+        ".pt": load_directions_from,
+        ".safetensors": ReversionDirections.load,
+        ".json": AblationGrid.load,
+        "": find_source,
+    }
+    for there in (False, True):
+        if there:
+            try:
+                path.write_bytes(b"?")
+            except (OSError, ValueError):
+                continue  # no file can be called so
+        check_reader("odd", lambda: readers[suffix](path), tmp_path)
