@@ -298,6 +298,7 @@ def test_the_configs_of_large_real_models_are_taken(root):
         load_model(folder, device="cpu")
 
 
+@pytest.mark.slow
 def test_a_lineage_of_ten_thousand_phases_works(tmp_path):
     text = '[roles]\nwitness = "p1"\naligned = "p2"\n[[phase]]\nname = "p{step}"\n'
     text += 'model = "m{step}"\nsteps = {from = 1, to = 10000, every = 1}\n'

@@ -143,6 +143,8 @@ class Passage:
 
         read = [torch.from_numpy(self.acts(name)) for name in (witness, aligned)]
         of_witness, of_aligned = self.provenance(witness), self.provenance(aligned)
+        if "prompts" not in self.plan:
+            raise RunError(f"{self.folder / PLAN}: names no prompts; it is damaged.")
         for name, told in ((witness, of_witness), (aligned, of_aligned)):
             if missing := {*NEEDED} - {*told}:
                 raise RunError(
@@ -263,6 +265,6 @@ def _wrong(plan: Mapping[str, Any]) -> str | None:
         return "roles are no names"
     if not isinstance(failures, dict) or not isinstance(plan.get("lineage"), str):
         return "it names no lineage or failures"
-    if not isinstance(plan.get("prompts"), list) or not isinstance(plan.get("settings"), dict):
+    if not isinstance(plan.get("prompts", []), list) or not isinstance(plan.get("settings"), dict):
         return "it names no prompts or settings"
     return None

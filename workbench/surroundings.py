@@ -167,7 +167,7 @@ def _check_rows(
 ) -> None:
     """Refuse arrays that do not have one row per layer, or are not of one model."""
     known = {name: table for name, table in tables.items() if table is not None}
-    shape = next((table.shape for table in known.values()), gap if gap is None else gap.shape)
+    shape = next((table.shape for table in known.values()), () if gap is None else gap.shape)
     wanted = [(name, table, shape) for name, table in known.items()]
     wanted += [] if gap is None else [("gap", gap, shape[:1])]
     for name, array, expected in wanted:

@@ -32,7 +32,8 @@ def read_torch(path: Path, format: str | None) -> Vectors:
                 f"{path}: not plain tensors, and pickled objects are not opened, as they can run "
                 "code; in the tool that made it: torch.save(vars(vector), 'plain.pt')."
             ) from error
-    if one := isinstance(stored, Tensor):
+    one = isinstance(stored, Tensor)
+    if one:
         check_plain(path, stored)
     told = f"one tensor of shape {list(stored.shape)}" if one else f"a {type(stored).__name__}"
     if format in EMBEDDINGS:
