@@ -1,6 +1,5 @@
 """The archive of an experiment: its plan and runs as they lie on disk, for summing up."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from workbench.errors import RunError
+from workbench.limits import (
+    MAX_JSON_BYTES,
+    MAX_TENSORS_BYTES,
+    brief,
+    check_size,
+    is_file,
+    parse_json,
+    read_bounded,
+)
 from workbench.runs import Run
 from workbench.statistic import statistic
 from workbench.store import RunStore
@@ -36,18 +44,21 @@ class Archive:
         Raises:
             RunError: If the folder holds no experiment, or a run is not finished.
         """
-        if not (folder / "experiment.json").is_file():
+        if not is_file(folder / "experiment.json"):
             raise RunError(f"{folder}: no finished experiment here (no experiment.json).")
         archive = cls(folder, read_json(folder / "experiment.json"))
         if archive.plan.get("schema") != SCHEMA:
             raise RunError(
-                f"{folder}: schema {archive.plan.get('schema')!r}, this version reads {SCHEMA}."
+                f"{folder}: schema {brief(archive.plan.get('schema'))}, "
+                f"this version reads {SCHEMA}."
             )
         if (
             missing := {"arms", "lineages", "measured_steps", "recipe", "runs"}
             - archive.plan.keys()
         ):
             raise RunError(f"{folder}/experiment.json: lacks {', '.join(sorted(missing))}.")
+        if wrong := _wrong(archive.plan):
+            raise RunError(f"{folder}/experiment.json: {wrong}; it is damaged.")
         for run in (run for several in archive.by_arm.values() for run in several):
             if run.status != "done":
                 raise RunError(f"{folder}: {run.id} is not finished; continue with --resume.")
@@ -61,11 +72,23 @@ class Archive:
         store = RunStore(self.folder / "runs")
         runs: dict[str, list[Run]] = {arm["name"]: [] for arm in self.plan["arms"]}
         for run in map(store.open, self.plan["runs"]):
-            name = run.info["config"]["arm"]["name"]
-            if name not in runs:
-                raise RunError(f"{run.folder}: of arm {name!r}, which experiment.json lacks.")
-            runs[name].append(run)
+            arm, lineage = self._made_of(run)
+            if arm not in runs:
+                raise RunError(f"{run.folder}: of arm {brief(arm)}, which experiment.json lacks.")
+            if lineage not in self.lineage_folders():
+                raise RunError(
+                    f"{run.folder}: of lineage {brief(lineage)}, which experiment.json lacks."
+                )
+            runs[arm].append(run)
         return runs
+
+    def _made_of(self, run: Run) -> tuple[str, str]:
+        """The names of a run's arm and lineage."""
+        try:
+            config = run.info["config"]
+            return str(config["arm"]["name"]), str(config["lineage"])
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{run.folder}/run.json: names no arm and lineage.") from error
 
     @property
     def last_step(self) -> str:
@@ -79,9 +102,7 @@ class Archive:
 
     def lineage_folder(self, run: Run) -> Path:
         """Return the folder of what the runs of this run's lineage share."""
-        name = run.info["config"]["lineage"]
-        found = next(one["folder"] for one in self.plan["lineages"] if one["name"] == name)
-        return self.folder / "lineages" / found
+        return self.lineage_folders()[self._made_of(run)[1]]
 
     def lineage_folders(self) -> dict[str, Path]:
         """Return the folder of every lineage by name."""
@@ -106,14 +127,46 @@ class Archive:
 def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON object; `RunError` names the file if it cannot be read."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        found = parse_json(read_bounded(path, MAX_JSON_BYTES, RunError))
+    except ValueError as error:
         raise RunError(f"{path}: cannot be read ({error}).") from error
+    if not isinstance(found, dict):
+        raise RunError(f"{path}: cannot be read (not an object).")
+    return found
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a safetensors file; `RunError` names it if it cannot be read."""
+    check_size(path, MAX_TENSORS_BYTES, RunError)
     try:
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    # numpy lacks some types that a file may name.
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{path}: cannot be read ({error}).") from error
+
+
+def is_folder_name(name: object) -> bool:
+    """Whether a name from a file is that of a folder right there, wherever it tries to lead."""
+    if not isinstance(name, str) or not name or name.startswith("."):
+        return False
+    return name.isprintable() and name == Path(name).name and len(name.encode()) < 256
+
+
+def _wrong(plan: dict[str, Any]) -> str | None:
+    """What of a plan is no plan."""
+    for key in ("arms", "lineages"):
+        named = plan[key]
+        if not isinstance(named, list) or not all(
+            isinstance(one, dict) and isinstance(one.get("name"), str) for one in named
+        ):
+            return f"{key} are no list of named things"
+    if odd := [one for one in plan["lineages"] if not is_folder_name(one.get("folder"))]:
+        return f"{brief(odd[0].get('folder'))} is no name of a lineage's folder"
+    steps, runs, recipe = plan["measured_steps"], plan["runs"], plan["recipe"]
+    if not isinstance(steps, list) or not all(type(step) is int for step in steps):
+        return "measured_steps are no whole numbers"
+    if not isinstance(runs, list) or not all(isinstance(run, str) for run in runs):
+        return "runs are no names"
+    if not isinstance(recipe, dict) or type(recipe.get("steps")) is not int:
+        return "the recipe has no number of steps"
+    return None

@@ -5,13 +5,19 @@ A message is one line that says what is wrong, where, and what to do.
 
 from workbench.text import printable
 
+MAX_CHARACTERS = 2_000
+"""Of a message, which may quote what a file holds."""
+
 
 class WorkbenchError(Exception):
     """Base of every error that this package raises on purpose."""
 
     def __str__(self) -> str:
         """Return the message as one printable line: it may quote names that others chose."""
-        return printable(super().__str__())
+        said = super().__str__()
+        if len(said) > MAX_CHARACTERS:
+            said = f"{said[: MAX_CHARACTERS // 2]} … {said[-MAX_CHARACTERS // 2 :]}"
+        return printable(said)
 
 
 class ConfigError(WorkbenchError, ValueError):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import RunError
+from workbench.limits import MAX_JSON_BYTES, is_there, parse_json, read_bounded
 from workbench.manifest import ENTRIES
 from workbench.shape import (
     ANY,
@@ -19,12 +20,9 @@ from workbench.shape import (
     Maybe,
     Open,
     check_shape,
-    parse_json,
 )
 
 RUN_JSON, SCHEMA = "run.json", 1
-MAX_BYTES = 100_000_000
-"""A config holds neither prompts nor tensors, and a manifest a hundred bytes per file."""
 
 
 def _is_arm(value: Any) -> bool:
@@ -84,16 +82,13 @@ def read_info(folder: Path) -> dict[str, Any]:
         RunError: If there is none, or it is damaged or of another version.
     """
     path = folder / RUN_JSON
+    if not is_there(path):
+        raise RunError(f"{folder}: no run here (no {RUN_JSON}).")
+    content = read_bounded(path, MAX_JSON_BYTES, RunError)
     try:
-        if not path.is_file():
-            raise RunError(f"{folder}: no run here (no {RUN_JSON}).")
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise ValueError(f"larger than {MAX_BYTES:,} bytes")
         info = parse_json(content)
         check_shape(info, INFO)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise RunError(f"{path}: cannot be read ({error}).") from error
     return info
 

@@ -212,7 +212,8 @@ class Run:
 
     def layer_values(self, name: str) -> Float[np.ndarray, "step layer"]:
         """Return `alignment`, `low`, `high`, `along`, `across` or `norm` at measured steps."""
-        return np.array([line["drift"][name] for line in self.measured], dtype=float)
+        values = [line["drift"][name] for line in self.measured]
+        return np.array(values, dtype=float) if values else np.empty((0, 0))
 
     def drift(self) -> Float[np.ndarray, "step layer d_model"]:
         """Return the drift vectors at measured steps, in residual-stream units."""
@@ -235,7 +236,7 @@ class Run:
         lines = self.measured
         if not lines:
             raise RunError(f"{self.folder}: no drift was measured yet.")
-        found = [self._drift.load(line["step"], line["drift"].get("sha256")) for line in lines]
+        found = [self._drift.load(line["step"], line["drift"]["sha256"]) for line in lines]
         try:
             return np.stack([one[name] for one in found])
         except ValueError as error:

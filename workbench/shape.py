@@ -1,10 +1,11 @@
 """The shape of JSON values: which keys they may and must have, and of which kind each is."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from workbench.limits import brief
 
 MAX_INTEGER = 2**63
 """Counts, sizes and steps are below; JSON itself knows no limit."""
@@ -78,7 +79,7 @@ def check_shape(value: Any, shape: Any, where: str = "") -> None:
     """Raise `ValueError`, naming the place, unless a JSON value has a shape.
 
     Args:
-        value: As `parse_json` gives it.
+        value: As `limits.parse_json` gives it.
         shape: A `Kind`; a list of one shape; a dict of keys with their shapes, all needed but for
             `Maybe`, and no others; `Each`; or `Open`.
         where: What `value` is, with dots between keys.
@@ -97,14 +98,6 @@ def check_shape(value: Any, shape: Any, where: str = "") -> None:
         _check_table(value, shape, f"{where}." if where else "")
 
 
-def parse_json(text: bytes | str) -> Any:
-    """Return a JSON value; `ValueError` if it is none, is nested too deeply or holds NaN."""
-    try:
-        return json.loads(text, parse_constant=_no_number)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
 def _check_table(value: dict[str, Any], shape: Any, dot: str) -> None:
     if isinstance(shape, Each):
         for key, item in value.items():
@@ -121,14 +114,8 @@ def _check_table(value: dict[str, Any], shape: Any, dot: str) -> None:
             raise ValueError(f"{dot}{key} is missing")
 
 
-def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
-
-
 def _brief(value: Any) -> str:
     """A value as an error shows it."""
     if isinstance(value, dict):
         return "a table"
-    if isinstance(value, list):
-        return "a list"
-    return repr(value[:40]) if isinstance(value, str) else str(value)[:40]
+    return "a list" if isinstance(value, list) else brief(value)
