@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import RunError
-from workbench.files import flush_folder, write_atomic, write_json
+from workbench.files import flush_folder, make_folder, write_atomic, write_json
 from workbench.shape import COUNT, NAME, Maybe, check_shape, parse_json
 
 STATE = {"step": COUNT, "records_bytes": COUNT, "sha256": Maybe(NAME), "config": Maybe(NAME)}
@@ -31,7 +31,7 @@ class States:
             config: Hash of the settings that it was made with.
         """
         folder = self.folder / f"{step:06d}"
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)  # also what an archive left out as it was empty
         write_atomic(folder / "state.safetensors", blob)
         told = {"step": step, "records_bytes": records_bytes}
         told |= {"sha256": hashlib.sha256(blob).hexdigest()}
