@@ -294,6 +294,17 @@ def test_a_run_that_was_stopped_is_sound_and_a_damaged_state_is_found(inputs_fol
         run.load_state()
 
 
+def test_a_run_that_was_killed_before_it_measured_needs_no_directions_yet(copied):
+    run = copied / "alone"
+    (run / "directions.safetensors").unlink()
+    assert any("directions.safetensors: is missing" in one for one in verify(run).faults)
+    rewrite(run / "run.json", lambda info: (info.update(status="running"), info.pop("files")))
+    for path in (run / "records.jsonl", *(run / "drift").iterdir()):
+        path.unlink()
+    (run / "records.jsonl").touch()
+    assert verify(run).faults == []
+
+
 def test_the_command_says_sound_or_names_the_faults_and_fails(copied, capsys):
     assert main(["verify", str(copied / "experiment"), str(copied / "passage")]) == 0
     told = capsys.readouterr().out.splitlines()

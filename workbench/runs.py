@@ -145,10 +145,12 @@ class Run:
         """Mark the run failed and why, keep its training state, and release the lock.
 
         Where that cannot be written (a full disk) the run is one whose process is gone. A run that
-        another process has taken over is left alone.
+        another process has taken over is left alone; one that is done stays so, as only clearing
+        up has failed, which resuming does again.
         """
         with suppress(OSError, RunError):
-            self.write_info({**self.info, "status": "failed", "failure": reason})
+            if (info := self.info)["status"] != "done":
+                self.write_info(info | {"status": "failed", "failure": reason})
         self.unlock()
 
     def lock(self, *, break_lock: bool = False) -> None:

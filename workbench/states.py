@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import RunError
-from workbench.files import flush_folder, write_atomic, write_json
+from workbench.files import flush_folder, make_folder, write_atomic, write_json
 from workbench.limits import MAX_JSON_BYTES, MAX_STATE_BYTES, is_there, parse_json, read_bounded
 from workbench.shape import COUNT, NAME, check_shape
 
@@ -32,7 +32,7 @@ class States:
             config: Hash of the settings that it was made with.
         """
         folder = self.folder / f"{step:06d}"
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)  # also what an archive left out as it was empty
         write_atomic(folder / "state.safetensors", blob)
         told = {"step": step, "records_bytes": records_bytes, "config": config}
         write_json(folder / "state.json", told | {"sha256": hashlib.sha256(blob).hexdigest()})

@@ -11,7 +11,7 @@ from workbench.conditions import Ground, answered, make_intervention, set_up
 from workbench.config import Recipe
 from workbench.directions import ReversionDirections
 from workbench.evaluation import Reference, evaluate_answers, read_reference
-from workbench.files import file_hash, write_json
+from workbench.files import file_hash, make_folder, write_json
 from workbench.finetune import FineTuning
 from workbench.inputs import Inputs, LoadedInputs
 from workbench.memory import LOADING, enough_memory
@@ -154,6 +154,6 @@ def _evaluate(
     answers = {"harmful": evaluation.harmful_answers, "benign": evaluation.benign_answers}
     path = run.folder / "answers" / f"{step:06d}.json"
     with writing(path):
-        path.parent.mkdir(exist_ok=True)
+        make_folder(path.parent)
         write_json(path, answers)
     return evaluation.scores

@@ -128,7 +128,8 @@ def _directions(run: Run, config: Line, findings: Findings) -> Surroundings:
     if told is None:
         return around
     if around.unit is None:
-        findings.fault(path, "is missing: along and across cannot be made again")
+        if run.measured:  # a run that was killed before it stored them has measured nothing either
+            findings.fault(path, "is missing: along and across cannot be made again")
     elif isinstance(told, str) and file_hash(path) != told:
         findings.fault(path, "not the file that the run was made with")
     elif isinstance(told, Mapping):
