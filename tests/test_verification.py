@@ -182,7 +182,7 @@ def swap(one, other):
                 run / "run.json",
                 lambda info: info["files"].update({"../x": info["files"].popitem()[1]}),
             ),
-            "outside of the run",
+            "names a file elsewhere",
         ),
         (
             lambda run: rewrite(

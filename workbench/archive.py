@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from workbench.errors import RunError
+from workbench.info import RECIPE
 from workbench.limits import (
     MAX_JSON_BYTES,
     MAX_TENSORS_BYTES,
@@ -20,11 +21,41 @@ from workbench.limits import (
     parse_json,
     read_bounded,
 )
+from workbench.manifest import ENTRIES
 from workbench.runs import Run
+from workbench.shape import (
+    COUNTS,
+    FOLDER,
+    NAME,
+    NAMES,
+    NULL,
+    NUMBER,
+    NUMBERS,
+    TABLE,
+    Kind,
+    Open,
+    check_shape,
+)
 from workbench.statistic import statistic
 from workbench.store import RunStore
 
 SCHEMA = 1
+
+ABOUT = {"name": NAME, "folder": FOLDER, "witness": NAME, "aligned": NAME, "sibling": NAME | NULL}
+PLAN = {
+    "schema": Kind(f"{SCHEMA}, which this version reads", lambda value: value == SCHEMA),
+    "id": NAME,
+    "lineages": [ABOUT],
+    "arms": [Open({"name": NAME})],
+    "seeds": NUMBERS,
+    "recipe": RECIPE,
+    "measured_steps": COUNTS,
+    "evaluated_steps": COUNTS,
+    "runs": NAMES,
+    "wall_seconds": NUMBER,
+    "files": ENTRIES,
+}
+"""What experiment.json says; the files are what the lineages' runs share."""
 
 Statistic = dict[str, Any]
 
@@ -46,19 +77,7 @@ class Archive:
         """
         if not is_file(folder / "experiment.json"):
             raise RunError(f"{folder}: no finished experiment here (no experiment.json).")
-        archive = cls(folder, read_json(folder / "experiment.json"))
-        if archive.plan.get("schema") != SCHEMA:
-            raise RunError(
-                f"{folder}: schema {brief(archive.plan.get('schema'))}, "
-                f"this version reads {SCHEMA}."
-            )
-        if (
-            missing := {"arms", "lineages", "measured_steps", "recipe", "runs"}
-            - archive.plan.keys()
-        ):
-            raise RunError(f"{folder}/experiment.json: lacks {', '.join(sorted(missing))}.")
-        if wrong := _wrong(archive.plan):
-            raise RunError(f"{folder}/experiment.json: {wrong}; it is damaged.")
+        archive = cls(folder, read_json(folder / "experiment.json", PLAN))
         for run in (run for several in archive.by_arm.values() for run in several):
             if run.status != "done":
                 raise RunError(f"{folder}: {run.id} is not finished; continue with --resume.")
@@ -124,14 +143,13 @@ class Archive:
         }
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object; `RunError` names the file if it cannot be read."""
+def read_json(path: Path, shape: Any = TABLE) -> dict[str, Any]:
+    """Return a JSON table; `RunError` names the file if it is not of the shape."""
     try:
         found = parse_json(read_bounded(path, MAX_JSON_BYTES, RunError))
+        check_shape(found, shape)
     except ValueError as error:
         raise RunError(f"{path}: cannot be read ({error}).") from error
-    if not isinstance(found, dict):
-        raise RunError(f"{path}: cannot be read (not an object).")
     return found
 
 
@@ -143,30 +161,3 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     # numpy lacks some types that a file may name.
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{path}: cannot be read ({error}).") from error
-
-
-def is_folder_name(name: object) -> bool:
-    """Whether a name from a file is that of a folder right there, wherever it tries to lead."""
-    if not isinstance(name, str) or not name or name.startswith("."):
-        return False
-    return name.isprintable() and name == Path(name).name and len(name.encode()) < 256
-
-
-def _wrong(plan: dict[str, Any]) -> str | None:
-    """What of a plan is no plan."""
-    for key in ("arms", "lineages"):
-        named = plan[key]
-        if not isinstance(named, list) or not all(
-            isinstance(one, dict) and isinstance(one.get("name"), str) for one in named
-        ):
-            return f"{key} are no list of named things"
-    if odd := [one for one in plan["lineages"] if not is_folder_name(one.get("folder"))]:
-        return f"{brief(odd[0].get('folder'))} is no name of a lineage's folder"
-    steps, runs, recipe = plan["measured_steps"], plan["runs"], plan["recipe"]
-    if not isinstance(steps, list) or not all(type(step) is int for step in steps):
-        return "measured_steps are no whole numbers"
-    if not isinstance(runs, list) or not all(isinstance(run, str) for run in runs):
-        return "runs are no names"
-    if not isinstance(recipe, dict) or type(recipe.get("steps")) is not int:
-        return "the recipe has no number of steps"
-    return None

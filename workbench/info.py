@@ -35,28 +35,28 @@ def _is_arm(value: Any) -> bool:
 RECIPE = Open(
     {
         "steps": COUNT,
-        "learning_rate": NUMBER,
-        "batch_size": COUNT,
-        "warmup": COUNT,
-        "schedule": NAME,
-        "weight_decay": NUMBER,
-        "clip": NUMBER | NULL,
-        "accumulation": COUNT,
-        "measure_at": COUNTS | NULL,
-        "lora": COUNT | NULL,
+        "learning_rate": Maybe(NUMBER),
+        "batch_size": Maybe(COUNT),
+        "warmup": Maybe(COUNT),
+        "schedule": Maybe(NAME),
+        "weight_decay": Maybe(NUMBER),
+        "clip": Maybe(NUMBER | NULL),
+        "accumulation": Maybe(COUNT),
+        "measure_at": Maybe(COUNTS | NULL),
+        "lora": Maybe(COUNT | NULL),
     }
 )
 CONFIG = Open(
     {
-        "recipe": RECIPE,
-        "seed": NUMBER,
-        "lineage": NAME | NULL,
-        "arm": Kind("a name, or a table with one", _is_arm),
-        "layers": COUNTS | NULL,
-        "directions": NAME | TABLE | NULL,
-        "interventions": [TABLE],
-        "judge": NAME,
-        "max_new_tokens": COUNT,
+        "recipe": Maybe(RECIPE),
+        "seed": Maybe(NUMBER),
+        "lineage": Maybe(NAME | NULL),
+        "arm": Maybe(Kind("a name, or a table with one", _is_arm)),
+        "layers": Maybe(COUNTS | NULL),
+        "directions": Maybe(NAME | TABLE | NULL),
+        "interventions": Maybe([TABLE]),
+        "judge": Maybe(NAME),
+        "max_new_tokens": Maybe(COUNT),
     }
 )
 """What views look at; a caller's own settings may be there, too."""

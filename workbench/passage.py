@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from workbench.archive import read_json
 from workbench.course import Between, Course, between, trace_course
 from workbench.errors import ConfigError, ProvenanceError, RunError
-from workbench.limits import MAX_LAYERS, MAX_READING_BYTES, brief, check_size, is_file, parse_json
+from workbench.limits import MAX_LAYERS, MAX_READING_BYTES, check_size, is_file, parse_json
+from workbench.shape import COUNT, NAME, NAMES, NULL, TABLE, Each, Kind, Maybe
 
 if TYPE_CHECKING:
     from workbench.directions import ReversionDirections
@@ -30,6 +31,19 @@ DIMENSIONS = {MEAN: 2, ACTS: 3, FLOOR: 1}
 PRECISIONS = ("F64", "F32", "F16")
 
 
+SHAPE = {
+    "schema": Kind(f"{SCHEMA}, which this version reads", lambda value: value == SCHEMA),
+    "lineage": NAME,
+    "settings": TABLE,
+    "roles": {"witness": NAME, "aligned": NAME, "sibling": Maybe(NAME)},
+    "phases": [{"name": NAME, "step": COUNT | NULL}],
+    "prompts": NAMES,
+    "failures": Each(NAME),
+    "versions": Each(NAME),
+}
+"""What passage.json says."""
+
+
 class Passage:
     """The readings of the phases of one lineage on one probe set, in training order.
 
@@ -44,11 +58,7 @@ class Passage:
         self.folder = Path(folder)
         if not is_passage(self.folder):
             raise RunError(f"{folder}: no {PLAN} here; make one with workbench read.")
-        self.plan: Mapping[str, Any] = read_json(self.folder / PLAN)
-        if (schema := self.plan.get("schema")) != SCHEMA:
-            raise RunError(f"{folder}: schema {brief(schema)}, not {SCHEMA}.")
-        if (wrong := _wrong(self.plan)) is not None:
-            raise RunError(f"{self.folder / PLAN}: {wrong}; it is damaged.")
+        self.plan: Mapping[str, Any] = read_json(self.folder / PLAN, SHAPE)
         names = [told["name"] for told in self.plan["phases"]]
         self.phases = tuple(name for name in names if phase_file(self.folder, name).is_file())
         self.missing: Mapping[str, str] = {
@@ -247,24 +257,3 @@ def read_about(path: Path) -> dict[str, Any]:
             return about | {"tensors": [*file.keys()]}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path}: cannot be read ({error}); remove it and read it again.") from error
-
-
-def _wrong(plan: Mapping[str, Any]) -> str | None:
-    """What of a plan is no plan."""
-    phases, roles, failures = (plan.get(key) for key in ("phases", "roles", "failures"))
-    if not isinstance(phases, list) or not all(
-        isinstance(one, dict)
-        and isinstance(one.get("name"), str)
-        and type(one.get("step", "")) in (int, type(None))
-        for one in phases
-    ):
-        return "phases are no list of names and steps"
-    if not isinstance(roles, dict) or not {"witness", "aligned"} <= {*roles}:
-        return "roles name no witness and aligned phase"
-    if not all(isinstance(name, str) for name in roles.values()):
-        return "roles are no names"
-    if not isinstance(failures, dict) or not isinstance(plan.get("lineage"), str):
-        return "it names no lineage or failures"
-    if not isinstance(plan.get("prompts", []), list) or not isinstance(plan.get("settings"), dict):
-        return "it names no prompts or settings"
-    return None

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from workbench.limits import brief
@@ -40,9 +41,16 @@ class Each:
 
 @dataclass(frozen=True)
 class Open:
-    """A table of which some keys are known, if they are there; others may be anything."""
+    """A table with these keys; others may be there and be anything."""
 
     known: dict[str, Any]
+
+
+def is_folder_name(name: Any) -> bool:
+    """Tell the name of a folder right there from what would lead elsewhere, or nowhere."""
+    if not isinstance(name, str) or not name or name.startswith("."):
+        return False
+    return name.isprintable() and name == Path(name).name and len(name.encode()) < 256
 
 
 def _is_number(value: Any) -> bool:
@@ -54,6 +62,7 @@ def _is_number(value: Any) -> bool:
 
 ANY = Kind("any value", lambda _: True)
 NULL = Kind("null", lambda value: value is None)
+FOLDER = Kind("the name of a folder", is_folder_name)
 NAME = Kind("a string", lambda value: isinstance(value, str))
 NUMBER = Kind("a number", _is_number)
 COUNT = Kind("a count", lambda value: type(value) is int and 0 <= value < MAX_INTEGER)
@@ -81,7 +90,7 @@ def check_shape(value: Any, shape: Any, where: str = "") -> None:
     Args:
         value: As `limits.parse_json` gives it.
         shape: A `Kind`; a list of one shape; a dict of keys with their shapes, all needed but for
-            `Maybe`, and no others; `Each`; or `Open`.
+            `Maybe`, and no others; `Each`; or `Open`, in which there may be others.
         where: What `value` is, with dots between keys.
     """
     if isinstance(shape, Kind):
@@ -110,7 +119,7 @@ def _check_table(value: dict[str, Any], shape: Any, dot: str) -> None:
         if key in value:
             inner = wanted.shape if isinstance(wanted, Maybe) else wanted
             check_shape(value[key], inner, f"{dot}{key}")
-        elif not isinstance(shape, Open) and not isinstance(wanted, Maybe):
+        elif not isinstance(wanted, Maybe):
             raise ValueError(f"{dot}{key} is missing")
 
 

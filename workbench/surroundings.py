@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
-from workbench.archive import is_folder_name, read_json, read_tensors
+from workbench.archive import PLAN, read_json, read_tensors
 from workbench.errors import RunError
 from workbench.files import file_hash
 from workbench.limits import brief, is_file, parse_json, reason
@@ -119,21 +119,11 @@ def surroundings_of(runs: Sequence[Run]) -> list[Surroundings]:
 
 def home_of(run: Run) -> Path:
     """Return the folder with a run's surroundings: its lineage's, or its own if it is alone."""
-    config, experiment = run.info.get("config", {}), run.folder.resolve().parent.parent
-    if not isinstance(config, dict):
-        raise RunError(f"{run.folder}/run.json: its config is no object; it is damaged.")
+    config, experiment = run.info["config"], run.folder.resolve().parent.parent
     if is_file(experiment / "experiment.json"):
-        lineages = read_json(experiment / "experiment.json").get("lineages", ())
-        for lineage in lineages if isinstance(lineages, list) else ():
-            named = isinstance(lineage, dict) and lineage.get("name") == config.get("lineage")
-            folder = lineage.get("folder", lineage.get("name")) if named else None
-            if named and not is_folder_name(folder):
-                raise RunError(
-                    f"{experiment}/experiment.json: {brief(folder)} is no name of a lineage's "
-                    "folder."
-                )
-            if named:
-                return experiment / "lineages" / str(folder)
+        for lineage in read_json(experiment / "experiment.json", PLAN)["lineages"]:
+            if lineage["name"] == config.get("lineage"):
+                return experiment / "lineages" / lineage["folder"]
     # The plan is written last; a run that is under way names its directions by their hash.
     for file in sorted(experiment.glob(f"lineages/[!.]*/{DIRECTIONS}")):
         if file_hash(file) == config.get("directions"):
