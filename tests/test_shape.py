@@ -19,7 +19,6 @@ from workbench.shape import (
     Maybe,
     Open,
     check_shape,
-    parse_json,
 )  # fmt: skip
 
 NESTED = {"a": COUNT, "b": Maybe([{"c": NUMBER}]), "d": Each(NAME), "e": Open({"f": NUMBERS})}
