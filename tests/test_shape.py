@@ -21,7 +21,12 @@ from workbench.shape import (
     check_shape,
 )  # fmt: skip
 
-NESTED = {"a": COUNT, "b": Maybe([{"c": NUMBER}]), "d": Each(NAME), "e": Open({"f": NUMBERS})}
+NESTED = {
+    "a": COUNT,
+    "b": Maybe([{"c": NUMBER}]),
+    "d": Each(NAME),
+    "e": Open({"f": Maybe(NUMBERS)}),
+}
 FINE = {"a": 1, "b": [{"c": 0.5}], "d": {"x": "y"}, "e": {"f": [1, None], "more": []}}
 
 
