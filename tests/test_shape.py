@@ -95,6 +95,7 @@ def line(step, layers=None):
             "mean_alignment": 0.0,
             "stacked_alignment": None,
             "undefined": 0,
+            "sha256": "",
         } | by_layer
     return told
 
