@@ -39,7 +39,7 @@ def killed_in_the_middle(fine_tuning):
 def experiment(nursery, inputs, tmp_path_factory):
     argv = (
         "experiment", inputs, "--arms", "ordinary,block", "--seeds", "1", "--jobs", "1",
-        "--max-new-tokens", "4", "--evaluate-at", "3", "--state-every", "1", "--quiet", *TINY,
+        "--max-new-tokens", "4", "--evaluate-at", "1,3", "--state-every", "1", "--quiet", *TINY,
     )  # fmt: skip
     return Command(nursery, argv, tmp_path_factory.mktemp("experiment"))
 
