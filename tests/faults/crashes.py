@@ -134,8 +134,10 @@ class Subject:
             counts.faults.append(f"{what}: {again} steps recomputed of {len(found)}")
 
     def compare(self, root, counts, what):
-        """Compare every file with those of the whole run."""
+        """Compare every file with those of the whole run; nothing else is in the store."""
         found = contents(root / self.name)
+        if names := sorted(path.name for path in root.iterdir() if path.name != self.name):
+            counts.faults.append(f"{what}: left in the store: {names[:4]}")
         if found != self.whole:
             counts.differing += 1
             names = sorted(

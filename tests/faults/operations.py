@@ -76,7 +76,9 @@ class Operations:
         hit = self.count == self.at
         if self._refuses(kind, hit):
             if hit and half is not None:
-                return half()  # a short write; what is left of it is refused
+                done = half()
+                if self.fault != "EIO":
+                    return done  # a short write; what is left of it is refused
             number = getattr(errno, self.fault)
             raise OSError(number, os.strerror(number), str(path))
         if hit and self.fault == PAUSE:

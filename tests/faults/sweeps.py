@@ -55,8 +55,8 @@ def sweep(subject, cases, *, begun=None):
         )
         if fault in REFUSALS:
             counts.refused += ended.status != 0
-            if (told := _foreign(ended)) is not None:
-                counts.faults.append(f"{what}: {told}")
+            wrong = [_foreign(ended), _torn(root) if fault == "ENOSPC" else None]
+            counts.faults += [f"{what}: {told}" for told in wrong if told is not None]
         elif ended.status != -9:
             counts.faults.append(f"{what}: ended with {ended}")
         else:
@@ -130,4 +130,12 @@ def _foreign(ended):
         return f"status {ended.status}: {last_line(ended.told)}"
     if ended.status == 2 and not last_line(ended.told).startswith("workbench: "):
         return f"says {last_line(ended.told)!r}"
+    return None
+
+
+def _torn(root):
+    """The run that has a line without its end, although its writer was told of the full disk."""
+    for path in sorted(root.rglob("records.jsonl")):
+        if (content := path.read_bytes()) and not content.endswith(b"\n"):
+            return f"a torn line in {path}"
     return None
