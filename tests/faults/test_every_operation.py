@@ -12,6 +12,11 @@ LOCKED = 8
 """Operations by which a resuming has taken the lock of one that was killed."""
 
 PLACES = {
+    "finetune": (
+        ("write run/records.jsonl", "ENOSPC"),
+        ("open run/drift/.000002", "power"),
+        ("replace run/state/current", "after"),
+    ),
     "experiment": (
         ("replace out/lineages/.planted/readout.json", "before"),
         ("open out/runs/planted-ordinary-0/state/000002/", "power"),
@@ -24,7 +29,7 @@ PLACES = {
         ("fsync out/phases/.pretrained", "ENOSPC"),
     ),
 }
-"""Where an experiment or a passage fails in the fast tests, and how."""
+"""Where a command fails in the fast tests, and how."""
 
 ENDING = ("before", "power", "EIO")
 TINY = ("--steps", "3", "--batch-size", "4", "--learning-rate", "0.001")
@@ -35,11 +40,12 @@ def sample(cases, count):
     return [cases[number * len(cases) // count] for number in range(count)]
 
 
-def first(operations, place):
-    """The number of the first operation of this kind and path."""
-    return next(
-        n for n, told in enumerate(operations, 1) if told.split(" ", 1)[1].startswith(place)
-    )
+def at_places(what, operations):
+    """The cases of `PLACES`: the first operation of this kind and path, and what happens there."""
+    return [
+        (next(n for n, told in enumerate(operations, 1) if f" {place}" in told), fault)
+        for place, fault in PLACES[what]
+    ]
 
 
 def assert_nothing_lost(counts):
@@ -85,8 +91,10 @@ def passage(nursery, inputs, tmp_path_factory):
 
 def test_a_fine_tuning_whose_operation_fails_is_continued_to_the_same_bits(subject, tell):
     fine_tuning = subject("ordinary", 2)
-    counts = sweep(fine_tuning, sample(every_case(fine_tuning.operations), SAMPLE))
-    tell(f"{SAMPLE} failures of {len(fine_tuning.operations)} operations: {counts}")
+    operations = fine_tuning.operations
+    cases = [*at_places("finetune", operations), *sample(every_case(operations), SAMPLE)]
+    counts = sweep(fine_tuning, cases)
+    tell(f"{len(cases)} failures of {len(operations)} operations: {counts}")
     assert_nothing_lost(counts)
     assert counts.kills > 5
     assert counts.refused > 3
@@ -126,7 +134,7 @@ def test_an_experiment_or_passage_whose_operation_fails_is_continued_to_the_same
     what, request, tell
 ):
     command = request.getfixturevalue(what)
-    cases = [(first(command.operations, place), fault) for place, fault in PLACES[what]]
+    cases = at_places(what, command.operations)
     counts = sweep(command, cases)
     tell(f"{what}, {len(cases)} failures of {len(command.operations)} operations: {counts}")
     assert_nothing_lost(counts)
