@@ -1,5 +1,6 @@
 """The groundwork of an experiment: what all trials on one lineage share."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -19,7 +20,7 @@ from workbench.config import Recipe
 from workbench.directions import ReversionDirections, fit_between
 from workbench.errors import ProbeError
 from workbench.evaluation import check_sets
-from workbench.files import flush_folder, write_atomic, write_json
+from workbench.files import flush_folder, make_folder, write_atomic, write_json
 from workbench.finetune import FineTuning
 from workbench.inputs import LoadedInputs
 from workbench.landmarks import SCHEMA, measure_landmarks
@@ -56,7 +57,8 @@ class Groundwork:
     def save(self, folder: Path) -> None:
         """Write `folder`: it is there with all its files, or not at all."""
         draft = folder.with_name(f".{folder.name}")
-        draft.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(draft, ignore_errors=True)
+        make_folder(draft)
         self.directions.save(draft / DIRECTIONS)
         if self.sibling is not None:
             self.sibling.save(draft / SIBLING)

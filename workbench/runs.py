@@ -127,6 +127,11 @@ class Run:
                 f"{records}: has {found} bytes, but {size} when the state of step {step} was "
                 "stored; it was damaged, begin anew."
             )
+        if size and not _ends_line(records, size):
+            raise RunError(
+                f"{self.states.folder}: was stored within a line of {records}; it was damaged, "
+                "begin anew."
+            )
         cut(records, size)
         self._drift.drop_after(step)
         self.refresh()
@@ -243,3 +248,10 @@ class Run:
             return np.stack([one[name] for one in found])
         except ValueError as error:
             raise RunError(f"{self.folder / 'drift'}: cannot be read ({error}).") from error
+
+
+def _ends_line(path: Path, size: int) -> bool:
+    """Whether the first bytes of a file, so many, end with a line."""
+    with path.open("rb") as file:
+        file.seek(size - 1)
+        return file.read(1) == b"\n"

@@ -47,9 +47,8 @@ class Subject:
         self.argv = (
             "finetune", str(inputs), *RECIPE, *ARMS[arm], "--state-every", f"{every}", *options,
         )  # fmt: skip
-        out = ("--out", str(self.folder / "elsewhere" / RUN))
-        self._first = nursery.prime((*self.argv, *out))
-        self._again = nursery.prime((*self.argv, *out, "--resume"))
+        self._nursery = nursery
+        self._first, self._again = self._primed(), self._primed("--resume")
         self._leave_in_peace(RUN)
         self.lines = whole_lines(self.folder / "whole" / RUN)
         assert len(self.lines) == STEPS
@@ -74,6 +73,14 @@ class Subject:
         """Do what comes next in a store: begin the run, or resume it."""
         begun = (root / self.name).exists()
         return (self._again if begun else self._first).start(root=root, **faults)
+
+    def take_over(self, root, **faults):
+        """Resume a run although another process writes it."""
+        return self._primed("--resume", "--break-lock").start(root=root, **faults)
+
+    def _primed(self, *options):
+        out = ("--out", str(self.folder / "elsewhere" / RUN))
+        return self._nursery.prime((*self.argv, *out, *options))
 
     def finish(self, root, counts, what):
         """Look at what is left, resume it, and note what is not as it should be.
@@ -127,8 +134,10 @@ class Subject:
             counts.faults.append(f"{what}: {again} steps recomputed of {len(found)}")
 
     def compare(self, root, counts, what):
-        """Compare every file with those of the whole run."""
+        """Compare every file with those of the whole run; nothing else is in the store."""
         found = contents(root / self.name)
+        if names := sorted(path.name for path in root.iterdir() if path.name != self.name):
+            counts.faults.append(f"{what}: left in the store: {names[:4]}")
         if found != self.whole:
             counts.differing += 1
             names = sorted(

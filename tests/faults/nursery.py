@@ -48,6 +48,18 @@ class Job:
         """Whether it is still there."""
         return _alive(self.pid)
 
+    def wait_for_pause(self):
+        """Wait until it has stopped itself."""
+        end = time.monotonic() + PATIENCE
+        while (state := _state(self.pid)) != "T":
+            assert state not in "ZX", f"ended before it paused: {self.output.read_text()}"
+            assert time.monotonic() < end, "does not pause"
+            time.sleep(0.001)
+
+    def go_on(self):
+        """Let it go on after its pause."""
+        os.kill(self.pid, signal.SIGCONT)
+
     def wait(self):
         """Wait for its end."""
         self._connection.settimeout(PATIENCE)
@@ -176,10 +188,15 @@ def environment():
 
 
 def _alive(pid):
+    return _state(pid) not in "ZX"
+
+
+def _state(pid):
+    """A letter, as in proc(5)."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return "X"
 
 
 def _serve(address):

@@ -23,6 +23,9 @@ KILLS = ("before", "after", "half")
 REFUSALS = ("ENOSPC", "EIO", "EROFS")
 """A disk that is full or read-only from then on, or that fails once."""
 
+PAUSE = "pause"
+"""Stopped before the operation, to go on when told."""
+
 GROWS = ("open", "write", "mkdir", "link", "fsync")
 """What a full disk refuses."""
 
@@ -38,8 +41,8 @@ class Operations:
     Args:
         root: The folder; below it everything counts.
         at: Number of the operation, from 1, at which something happens.
-        fault: One of `KILLS`, of `REFUSALS`, or `power`: then what a reboot would find is written
-            beside the folder, by what survives, and the process is killed before the operation.
+        fault: One of `KILLS`, of `REFUSALS`, `PAUSE`, or `power`: then what a reboot would find is
+            written beside the folder, by what survives, and the process is killed before it.
         log: A file that gets a line per operation.
     """
 
@@ -73,9 +76,13 @@ class Operations:
         hit = self.count == self.at
         if self._refuses(kind, hit):
             if hit and half is not None:
-                return half()  # a short write; what is left of it is refused
+                done = half()
+                if self.fault != "EIO":
+                    return done  # a short write; what is left of it is refused
             number = getattr(errno, self.fault)
             raise OSError(number, os.strerror(number), str(path))
+        if hit and self.fault == PAUSE:
+            os.kill(os.getpid(), signal.SIGSTOP)
         if hit and self.fault == "power":
             for survive in SURVIVE:
                 self._disk.rebuild(f"{self.root}.{survive}", survive)

@@ -2,10 +2,10 @@
 
 import random
 import shutil
+from pathlib import PurePath
 
 from counting import Counts
-from crashes import RUN
-from looking import last_line, listed
+from looking import last_line, listed, whole_lines
 from operations import KILLS, REFUSALS, SURVIVE
 
 
@@ -55,8 +55,8 @@ def sweep(subject, cases, *, begun=None):
         )
         if fault in REFUSALS:
             counts.refused += ended.status != 0
-            if (told := _foreign(ended)) is not None:
-                counts.faults.append(f"{what}: {told}")
+            wrong = [_foreign(ended), _torn(root) if fault == "ENOSPC" else None]
+            counts.faults += [f"{what}: {told}" for told in wrong if told is not None]
         elif ended.status != -9:
             counts.faults.append(f"{what}: ended with {ended}")
         else:
@@ -64,7 +64,7 @@ def sweep(subject, cases, *, begun=None):
         if fault == "power" and ended.status == -9:
             for survive in SURVIVE:
                 left = root.with_name(f"{root.name}.{survive}")
-                _check_flushed(subject, left, done[: at - 1], counts, f"{what}, {survive} left")
+                _check_flushed(left, done[: at - 1], counts, f"{what}, {survive} left")
                 subject.finish(left, counts, f"{what}, {survive} left")
                 shutil.rmtree(left)
         else:
@@ -83,16 +83,43 @@ def every_case(operations, faults=(*KILLS, *REFUSALS, "power"), step=1, first=1)
     ]
 
 
-def _check_flushed(subject, root, done, counts, what):
-    """A line whose appending had returned is there after a reboot; without rewinds, all are."""
-    if subject.name != RUN or any(one.split()[1] == "truncate" for one in done):
-        return
-    made = [operation for operation in done if operation.endswith(f"{RUN}/records.jsonl")]
-    sure = sum(operation.split()[1] == "fsync" for operation in made)
-    found = len(subject.look(root, counts, what))
-    if found < sure:
-        counts.lost += 1
-        counts.faults.append(f"{what}: {found} lines of {sure} that had been flushed")
+def _check_flushed(root, done, counts, what):
+    """What was written, flushed, and not taken away again is there after a reboot."""
+    for name, sure in flushed_lines(done).items():
+        path = root / name
+        found = len(whole_lines(path.parent)) if path.exists() else 0
+        if found < sure:
+            counts.lost += 1
+            counts.faults.append(f"{what}: {found} lines of {sure} that had been flushed in {name}")
+    for name in flushed_names(done):
+        if not (root / name).exists():
+            counts.lost += 1
+            counts.faults.append(f"{what}: {name}, which had been flushed, is gone")
+
+
+def flushed_lines(done):
+    """How many lines of each run's records are certain, by path; none where some were cut."""
+    kinds = {}
+    for _, kind, name in map(str.split, done):
+        if name.endswith("/records.jsonl") and ".tmp/" not in name:
+            kinds.setdefault(name, []).append(kind)
+    return {name: told.count("fsync") for name, told in kinds.items() if "truncate" not in told}
+
+
+def flushed_names(done):
+    """Paths that a rename put in place for good: its folder was flushed since, nothing removed."""
+    sure, due = set(), set()
+    for _, kind, name in map(str.split, done):
+        path = PurePath(name)
+        if kind in ("rename", "replace"):
+            due.add(path)
+        elif kind == "fsync":
+            flushed = {one for one in due if one.parent == path}
+            sure, due = sure | flushed, due - flushed
+        elif kind in ("unlink", "rmdir"):
+            sure, due = ({one for one in those if one != path} for those in (sure, due))
+    # Of a draft's content, where it is renamed to is not told.
+    return sorted(str(one) for one in sure if not any(part.startswith(".") for part in one.parts))
 
 
 def _foreign(ended):
@@ -103,4 +130,12 @@ def _foreign(ended):
         return f"status {ended.status}: {last_line(ended.told)}"
     if ended.status == 2 and not last_line(ended.told).startswith("workbench: "):
         return f"says {last_line(ended.told)!r}"
+    return None
+
+
+def _torn(root):
+    """The run that has a line without its end, although its writer was told of the full disk."""
+    for path in sorted(root.rglob("records.jsonl")):
+        if (content := path.read_bytes()) and not content.endswith(b"\n"):
+            return f"a torn line in {path}"
     return None

@@ -1,26 +1,65 @@
 """Whatever file operation is the last one, or fails, what is left can be read and continued."""
 
-import random
 import shutil
 
 import pytest
 from counting import Counts
 from crashes import RUN, Command
-from operations import KILLS
 from sweeps import every_case, sweep
 
-SAMPLE = 24
+SAMPLE = 20
+LOCKED = 8
+"""Operations by which a resuming has taken the lock of one that was killed."""
+
+PLACES = {
+    "finetune": (
+        ("write run/records.jsonl", "ENOSPC"),
+        ("open run/drift/.000002", "power"),
+        ("replace run/state/current", "after"),
+    ),
+    "experiment": (
+        ("replace out/lineages/.planted/readout.json", "before"),
+        ("open out/runs/planted-ordinary-0/state/000002/", "power"),
+        ("open out/.summary.json", "before"),
+    ),
+    "passage": (
+        ("open out/.passage.json", "before"),
+        ("write out/phases/.aligned", "half"),
+        ("open out/phases/.helpful", "power"),
+        ("fsync out/phases/.pretrained", "ENOSPC"),
+    ),
+}
+"""Where a command fails in the fast tests, and how."""
+
+ENDING = ("before", "power", "EIO")
 TINY = ("--steps", "3", "--batch-size", "4", "--learning-rate", "0.001")
 
 
 def sample(cases, count):
-    """Some of the cases, the same each time."""
-    return sorted(random.Random(count).sample(cases, min(count, len(cases))))
+    """So many of the cases, spread evenly over operations and faults."""
+    return [cases[number * len(cases) // count] for number in range(count)]
+
+
+def at_places(what, operations):
+    """The cases of `PLACES`: the first operation of this kind and path, and what happens there."""
+    return [
+        (next(n for n, told in enumerate(operations, 1) if f" {place}" in told), fault)
+        for place, fault in PLACES[what]
+    ]
 
 
 def assert_nothing_lost(counts):
     assert not counts.faults, counts.told()
     assert (counts.lost, counts.differing) == (0, 0)
+
+
+def after_the_last_step(fine_tuning):
+    """The first operation after all records are on disk."""
+    return 2 + max(
+        number
+        for number, operation in enumerate(fine_tuning.operations)
+        if operation.endswith(f"fsync {RUN}/records.jsonl")
+    )
 
 
 def killed_in_the_middle(fine_tuning):
@@ -39,7 +78,7 @@ def killed_in_the_middle(fine_tuning):
 def experiment(nursery, inputs, tmp_path_factory):
     argv = (
         "experiment", inputs, "--arms", "ordinary,block", "--seeds", "1", "--jobs", "1",
-        "--max-new-tokens", "4", "--evaluate-at", "3", "--state-every", "1", "--quiet", *TINY,
+        "--max-new-tokens", "4", "--evaluate-at", "1,3", "--state-every", "1", "--quiet", *TINY,
     )  # fmt: skip
     return Command(nursery, argv, tmp_path_factory.mktemp("experiment"))
 
@@ -52,20 +91,31 @@ def passage(nursery, inputs, tmp_path_factory):
 
 def test_a_fine_tuning_whose_operation_fails_is_continued_to_the_same_bits(subject, tell):
     fine_tuning = subject("ordinary", 2)
-    counts = sweep(fine_tuning, sample(every_case(fine_tuning.operations), SAMPLE))
-    tell(f"{SAMPLE} failures of {len(fine_tuning.operations)} operations: {counts}")
+    operations = fine_tuning.operations
+    cases = [*at_places("finetune", operations), *sample(every_case(operations), SAMPLE)]
+    counts = sweep(fine_tuning, cases)
+    tell(f"{len(cases)} failures of {len(operations)} operations: {counts}")
     assert_nothing_lost(counts)
     assert counts.kills > 5
     assert counts.refused > 3
+
+
+def test_a_fine_tuning_that_fails_at_its_very_end_is_continued_to_the_same_bits(subject, tell):
+    fine_tuning = subject("ordinary", 2)
+    cases = every_case(fine_tuning.operations, ENDING, first=after_the_last_step(fine_tuning))
+    counts = sweep(fine_tuning, sample(cases, SAMPLE))
+    tell(f"{SAMPLE} of {len(cases)} failures after the last step: {counts}")
+    assert_nothing_lost(counts)
 
 
 def test_a_resuming_whose_operation_fails_is_continued_to_the_same_bits(subject, tell):
     fine_tuning = subject("ordinary", 2)
     root = killed_in_the_middle(fine_tuning)
     operations = operations_of_resuming(fine_tuning, root)
-    counts = sweep(fine_tuning, sample(every_case(operations[:60]), SAMPLE // 2), begun=root)
+    cases = [*every_case(operations[:LOCKED], ("after",)), *sample(every_case(operations), SAMPLE)]
+    counts = sweep(fine_tuning, cases, begun=root)
     shutil.rmtree(root)
-    tell(f"{SAMPLE // 2} failures of a resuming's {len(operations)} operations: {counts}")
+    tell(f"{len(cases)} failures of a resuming's {len(operations)} operations: {counts}")
     assert_nothing_lost(counts)
 
 
@@ -84,8 +134,9 @@ def test_an_experiment_or_passage_whose_operation_fails_is_continued_to_the_same
     what, request, tell
 ):
     command = request.getfixturevalue(what)
-    counts = sweep(command, sample(every_case(command.operations, KILLS), 2))
-    tell(f"{what}, 2 failures of {len(command.operations)} operations: {counts}")
+    cases = at_places(what, command.operations)
+    counts = sweep(command, cases)
+    tell(f"{what}, {len(cases)} failures of {len(command.operations)} operations: {counts}")
     assert_nothing_lost(counts)
 
 
@@ -104,7 +155,7 @@ def test_the_sweep_sees_a_run_that_is_not_the_same(subject):
 @pytest.mark.parametrize(("arm", "every"), [("ordinary", 1), ("block", 3), ("lora", 2)])
 def test_every_operation_of_a_fine_tuning_can_fail(subject, tell, arm, every):
     fine_tuning = subject(arm, every)
-    step = 1 if arm == "ordinary" else 3
+    step = 1 if arm == "ordinary" else 5
     cases = every_case(fine_tuning.operations, step=step)
     counts = sweep(fine_tuning, cases)
     tell(f"{arm}, {len(cases)} failures of {len(fine_tuning.operations)} operations: {counts}")
@@ -126,7 +177,7 @@ def test_every_operation_of_a_resuming_can_fail(subject, tell):
 @pytest.mark.parametrize("what", ["experiment", "passage"])
 def test_every_few_operations_of_an_experiment_or_passage_can_fail(what, request, tell):
     command = request.getfixturevalue(what)
-    cases = every_case(command.operations, step=7 if what == "experiment" else 2)
+    cases = every_case(command.operations, step=7 if what == "experiment" else 1)
     counts = sweep(command, cases)
     tell(f"{what}, {len(cases)} failures of {len(command.operations)} operations: {counts}")
     assert_nothing_lost(counts)

@@ -87,7 +87,10 @@ def _verify_summary(archive: Archive, findings: Findings) -> None:
     """summary.json has the very bytes that the runs give."""
     path = archive.folder / "summary.json"
     if not path.is_file():
-        findings.fault(path, "is missing; write it with `workbench experiment --recompute`")
+        # Killed before it was written, nothing is lost: it says what the runs say.
+        findings.remarks.append(
+            f"{path}: is missing; write it with `workbench experiment --recompute`"
+        )
     elif path.read_bytes() != json_bytes(again := summary_of(archive)):
         changed = changed_settings(read_json(path), again)
         findings.fault(

@@ -67,7 +67,7 @@ def _verify_steps(run: Run, info: Line, lines: Sequence[Line], findings: Finding
     if "evaluate_at" in config:
         wanted["evaluated"] = ("scores", config["evaluate_at"])
     for what, (key, at) in wanted.items():
-        due = {step for step in at if step <= last}
+        due = {step for step in at if step <= last and steps}
         found = {line["step"] for line in lines if key in line}
         for step in sorted(due ^ found):
             told = "is not" if step in due else "is"
