@@ -137,9 +137,8 @@ def run_experiment(
         "runs": [trial.run_id for trial in trials],
         "wall_seconds": round(time.monotonic() - started, 1),
     }
-    with writing(folder):
-        write_json(folder / "experiment.json", plan)
-        return Experiment(folder, summarise(folder))
+    write_json(folder / "experiment.json", plan)
+    return Experiment(folder, summarise(folder))
 
 
 def _run_id(place: Path, arm: Arm, seed: int) -> str:

@@ -1,6 +1,7 @@
 """What run.json says of a run."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,9 @@ def read_info(folder: Path) -> dict[str, Any]:
         if not path.is_file():
             raise RunError(f"{folder}: no run here (no {RUN_JSON}).")
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise ValueError(f"larger than {MAX_BYTES:,} bytes")
-        info = parse_json(content)
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise ValueError(f"larger than {MAX_BYTES:,} bytes")
+            info = parse_json(file.read())
         check_shape(info, INFO)
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read ({error}).") from error

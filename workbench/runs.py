@@ -144,10 +144,10 @@ class Run:
     def fail(self, reason: str) -> None:
         """Mark the run failed and why, keep its training state, and release the lock.
 
-        Where that cannot be written (a full disk) the run is one whose process is gone. A run that
-        another process has taken over is left alone.
+        Where that cannot be written (a full disk, no memory) the run is one whose process is gone.
+        A run that another process has taken over is left alone.
         """
-        with suppress(OSError, RunError):
+        with suppress(OSError, RunError, MemoryError):
             self.write_info({**self.info, "status": "failed", "failure": reason})
         self.unlock()
 

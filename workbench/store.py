@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config import changed_settings, package_versions
-from workbench.errors import RunError
+from workbench.errors import RunError, StorageError
 from workbench.files import draft_of, drafts_of, flush_folder, make_folder, remove_drafts
 from workbench.info import RUN_JSON, SCHEMA, check_info
 from workbench.locks import is_held
@@ -63,7 +63,7 @@ class RunStore:
             flush_folder(self.root)
         except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and not isinstance(error, StorageError):
                 raise RunError(f"{folder}: cannot be created ({error.strerror}).") from error
             raise
         run.move(folder)
