@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config import changed_settings, package_versions
-from workbench.errors import RunError, StorageError
+from workbench.errors import RunError
 from workbench.files import draft_of, drafts_of, flush_folder, make_folder, remove_drafts
 from workbench.info import RUN_JSON, SCHEMA, check_info
 from workbench.locks import is_held
 from workbench.runs import Run
+from workbench.storing import writing
 
 MAX_NAME_BYTES = 200
 """Of a run's folder; a file system allows 255, and drafts need some."""
@@ -34,7 +35,8 @@ class RunStore:
             run_id: Name of its folder; by default a new one.
 
         Raises:
-            RunError: If the folder exists, or cannot be written.
+            RunError: If the folder exists.
+            StorageError: If it cannot be written.
         """
         if run_id is None:
             run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
@@ -63,8 +65,9 @@ class RunStore:
             flush_folder(self.root)
         except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
-            if isinstance(error, OSError) and not isinstance(error, StorageError):
-                raise RunError(f"{folder}: cannot be created ({error.strerror}).") from error
+            if isinstance(error, OSError):
+                with writing(folder):  # the draft is nobody's business
+                    raise error.__cause__ or error from None
             raise
         run.move(folder)
         return run
