@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "workbench"
 ORDER = """
-    text errors limits stopping memory paper shape files storing journal locks turns resources
+    text errors limits stopping memory paper shape storing files journal locks turns resources
     states manifest info batches dropout bootstrap progress config arms records lines drift_files
     tables series merging adapters fingerprints blocks conventions modes models sources loading
     phases probes inputs chat chat_formats encoding activations phase_reading artefacts landmarks

@@ -307,7 +307,7 @@ def test_a_full_disk_leaves_whole_lines_and_names_the_file(run, monkeypatch, wri
         full()
 
     monkeypatch.setattr(os, "fsync", flush)
-    with pytest.raises(OSError, match=r"No space left.*records\.jsonl"):
+    with pytest.raises(OSError, match=r"records\.jsonl: cannot be written .No space left"):
         run.append(record_of(2, measured=False))
     monkeypatch.undo()
     assert (run.folder / "records.jsonl").read_bytes() == before

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,7 +149,7 @@ def test_the_handlers_of_the_caller_are_there_again_and_ignored_signals_stay_ign
     before = [signal.getsignal(number) for number in stopping.SIGNALS]
     with stopping.heeding():
         assert signal.getsignal(signal.SIGTERM) is not before[1]
-        with pytest.raises(stopping.Stopped), stopping.heeding():
+        with pytest.raises(stopping.Stopped), stopping.heeding(), stopping.instead(None):
             signal.raise_signal(signal.SIGTERM)
         assert str(stopping.asked()) == "stopped by SIGTERM"
     assert [signal.getsignal(number) for number in stopping.SIGNALS] == before
@@ -239,7 +241,95 @@ def test_a_foreign_error_is_one_line_and_a_trace_on_request(argv, tmp_path, caps
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_a_stop_between_what_is_done_is_noted_and_raises_nothing():
+    with stopping.heeding():
+        signal.raise_signal(signal.SIGTERM)
+        assert str(stopping.asked()) == "stopped by SIGTERM"
+        with pytest.raises(stopping.Stopped):
+            stopping.check()
+    assert stopping.asked() is None
+
+
+@pytest.mark.parametrize("cause", [True, False])
+def test_a_stop_that_others_turned_into_an_error_of_theirs_is_one(argv, tmp_path, capsys, cause):
+    def load(*_, **__):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException as stop:
+            raise RuntimeError("interrupted") from (stop if cause else None)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("workbench.phases.load_model", load)
+        assert main([*argv, "--out", str(tmp_path / "one")]) == (143 if cause else 1)
+    told = "stopped by SIGTERM; nothing" if cause else "unexpected RuntimeError: interrupted"
+    assert capsys.readouterr().err.startswith(f"workbench: {told}")
+
+
+def test_a_stop_does_not_hide_that_the_step_failed(argv, tmp_path, capsys, monkeypatch):
+    from workbench.errors import DivergedError
+
+    def told(*_):
+        signal.raise_signal(signal.SIGTERM)
+        raise DivergedError("The loss is nan.")
+
+    monkeypatch.setattr(Progress, "__call__", told)
+    assert main([*argv, "--out", str(tmp_path / "one")]) == 2
+    assert capsys.readouterr().err == "workbench: The loss is nan.\n"
+    assert Run(tmp_path / "one").info["failure"] == "The loss is nan."
+
+
+def test_what_continues_an_experiment_of_hostile_names_is_quoted_and_inert(
+    inputs_folder, tmp_path, capsys, signal_at
+):
+    folder = tmp_path / "a $(touch pwned)`touch pwned`\x1b[31m\n;'\"&"
+    shutil.copytree(inputs_folder, folder)
+    toml = folder / "lineage.toml"
+    name = r'name = "\u001b]0;x\u0007 $(touch pwned)\n<script>\u202e"'
+    toml.write_text(re.sub(r'^name = ".*"', lambda _: name, toml.read_text(), count=1, flags=re.M))
+    assert "pwned" in toml.read_text()
+    arms = ("--arms", "ordinary", "--seeds", "1", "--evaluate-at", "0", "--max-new-tokens", "2")
+    argv = ["experiment", str(folder), *SMALL, *arms, "--out", str(tmp_path / "x")]
+    signal_at(2, "SIGTERM")
+    assert main(argv) == 143
+    told = capsys.readouterr().err
+    assert told.endswith("\n") and told[:-1].isprintable()
+    command = told.partition("continue with: ")[2].strip()
+    echoed = subprocess.run(
+        ["bash", "-c", command.replace("workbench", r"printf '%s\0'", 1)],
+        capture_output=True, check=True, cwd=tmp_path,
+    ).stdout  # fmt: skip
+    assert echoed.decode().split("\0")[:-1] == [*argv, "--resume"]
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name, "x"}
+
+
 # What follows is of real processes.
+
+AT_THE_ENDS = """
+import atexit, runpy, signal, sys
+import workbench
+
+def interrupt(*_):
+    signal.raise_signal(signal.SIGINT)
+
+if sys.argv.pop(1) == "before":
+    class Finder:
+        def find_spec(self, name, *_):
+            if name == "workbench.cli":
+                interrupt()
+    sys.meta_path.insert(0, Finder())
+else:
+    atexit.register(interrupt)
+runpy.run_module("workbench", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupt_before_the_command_or_after_it_shows_no_trace(when):
+    argv = [sys.executable, "-c", AT_THE_ENDS, when, "calibrate", "--help"]
+    done = subprocess.run(argv, env=ENVIRONMENT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+    assert ("usage" in done.stdout) == (when == "after")
+
 
 LONG = ("--steps", "2000", "--measure-at", "1", "--batch-size", "4", "--state-every", "1000")
 
@@ -279,6 +369,18 @@ def steps_of(folder):
     return lines[-1]["step"] if lines else 0
 
 
+def writer_of(experiment):
+    """The process that writes one of the runs."""
+    lock = next(experiment.glob("runs/[!.]*/lock"))
+    return json.loads(lock.read_text())["pid"]
+
+
+def heeds(process):
+    """Whether a process has set up what it does when it is told to terminate."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("SigCgt:")[2].split()[0], 16) >> signal.SIGTERM - 1 & 1
+
+
 def is_empty(session):
     """Whether no process is left in a session, beside zombies."""
     left = []
@@ -290,6 +392,7 @@ def is_empty(session):
     return not left
 
 
+@pytest.mark.slow
 def test_a_process_told_to_terminate_ends_and_says_how_to_go_on(start, inputs_folder, tmp_path):
     out = tmp_path / "one"
     process = start("finetune", inputs_folder, *LONG, "--out", out, "--quiet")
@@ -388,8 +491,7 @@ def test_when_one_process_is_killed_the_others_end_and_nothing_stays_locked(two_
         process.kill()
         until(lambda: is_empty(process.pid), 5)
     else:
-        lock = next(out.glob("runs/[!.]*/lock"))
-        os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
+        os.kill(writer_of(out), signal.SIGKILL)
         told = process.communicate(timeout=PATIENCE)[1]
         assert process.returncode == 2
         assert "was killed, perhaps for memory; continue with --resume and fewer --jobs" in told
@@ -413,14 +515,45 @@ def test_an_experiment_stopped_and_resumed_is_one_that_ran_through(start, inputs
     out = tmp_path / "x"
     argv = ("experiment", inputs_folder, *options, "--out", out)
     statuses = []
-    for steps in (20, 300, None):
+    for steps in (20, 120, 300, None):
         process = start(*argv, *(["--resume"] if statuses else []))
         if steps is not None:
             until(lambda: sum(map(steps_of, out.glob("runs/[!.]*"))) >= steps)  # noqa: B023
-            process.terminate()
+            os.kill(writer_of(out), signal.SIGKILL) if steps == 120 else process.terminate()
         process.communicate(timeout=PATIENCE)
         statuses.append(process.returncode)
-    assert statuses == [143, 143, 0]
+    assert statuses == [143, 2, 143, 0]
     for part in ("runs", "lineages"):
         assert contents(out / part) == contents(tmp_path / "whole" / part)
     assert read_lines(out / "runs/planted-ordinary-0/records.jsonl")[-1]["step"] == 150
+
+
+COMMANDS = {
+    "demo": (["demo", "--jobs", "2", "--seeds", "1", "--out", "o"], "o/runs/*/drift/000003.*",
+             r"when 0 runs were done, .* after step \d+ of 100.*; continue with: .* --resume"),
+    "read": (["read", "LINEAGE", "--out", "o"], "o/passage.json",
+             r"when \d of 4 phases were read; continue with: .* --resume"),
+    "evaluate": (["evaluate", "LINEAGE"], "", "nothing was stored[.]"),
+    "organism": (["organism", "build", "--out", "o"], ".o.*.tmp/lineage.toml",
+                 "nothing was stored[.]"),
+    "directions": (["directions", "LINEAGE", "--out", "v"], "", "nothing was stored[.]"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_real_command_told_to_terminate_says_what_is_stored(
+    command, start, inputs_folder, tmp_path
+):
+    argv, ready, told = COMMANDS[command]
+    argv = [str(inputs_folder) if part == "LINEAGE" else part for part in argv]
+    process = start(*argv, "--quiet")
+    until(lambda: heeds(process) and (not ready or [*tmp_path.glob(ready)]))
+    process.terminate()
+    said = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 143
+    assert re.fullmatch(f"workbench: stopped by SIGTERM;? {told}\n", said), said
+    until(lambda: is_empty(process.pid), 5)
+    assert not [path for path in tmp_path.rglob("*.tmp")]
+    assert not [path for path in tmp_path.rglob("lock")]
+    assert {path.name for path in tmp_path.iterdir()} <= ({"o"} if "continue" in told else set())

@@ -17,7 +17,7 @@ from workbench.arms import DEMO, standard_arms
 from workbench.commands import parsers
 from workbench.commands.options import numbers, positive, read_position, whole_numbers
 from workbench.config import EVALUATED_STEPS
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, causes
 from workbench.memory import LOADING, enough_memory
 from workbench.text import printable, visible
 
@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(argv)
     if arguments.command == "lab":  # JupyterLab asks for itself what a signal is to end
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return _run(arguments, argv)
     with stopping.heeding(quiet=arguments.quiet):
         return _run(arguments, argv)
@@ -39,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     given = getattr(arguments, "out", None) is not None
     try:
-        with enough_memory(f"in {arguments.command}", LOADING):
+        with enough_memory(f"in {arguments.command}", LOADING), stopping.instead(None):
+            stopping.check()
             import_module(f"workbench.commands.{arguments.command}").run(arguments)
     except BrokenPipeError:  # whoever read the output has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
@@ -47,8 +50,9 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     except KeyboardInterrupt as stop:
         return _stopped(stopping.asked() or stop, arguments, argv, given)
     except Exception as error:
-        if (stop := stopping.asked()) is not None:  # raised where something else was made of it
-            return _stopped(stop, arguments, argv, given)
+        for cause in causes(error):
+            if isinstance(cause, stopping.Stopped):  # something else was made of it
+                return _stopped(cause, arguments, argv, given)
         if arguments.debug:
             traceback.print_exc()
         if isinstance(error, WorkbenchError | OSError):

@@ -3,6 +3,8 @@
 A message is one line that says what is wrong, where, and what to do.
 """
 
+from collections.abc import Iterator
+
 from workbench.text import printable
 
 MAX_CHARACTERS = 2_000
@@ -70,3 +72,12 @@ class RunError(WorkbenchError, RuntimeError):
 
 class LabError(WorkbenchError, RuntimeError):
     """JupyterLab that is not installed, or did not end well."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Iterate over an error and what it was made of, the outermost first."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        yield error
+        seen.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

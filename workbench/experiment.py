@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -106,23 +106,8 @@ def run_experiment(
         "device": device,
         "break_lock": break_lock,
     }
-    by_name = {arm.name: arm for arm in arms}
-    trials = [
-        Trial(
-            run_id=_run_id(place, arm, seed),
-            lineage=held.lineage.name,
-            inputs=one,
-            directions=place / DIRECTIONS,
-            arm=arm,
-            seed=seed,
-            judge=judged_by,
-            runs={name: _run_id(place, by_name[name], seed) for name in arm.needs},
-            **shared,
-        )
-        for one, held, place, judged_by in zip(several, loaded, places, judges, strict=True)
-        for arm in arms
-        for seed in seeds
-    ]
+    grounds = zip(several, loaded, places, judges, strict=True)
+    trials = [trial for ground in grounds for trial in _trials_on(*ground, arms, seeds, shared)]
     _check_ids([trial.run_id for trial in trials])
     _prepare(places, loaded, arms, recipe, judge, device)
     _run_all(trials, jobs, on_progress)
@@ -139,9 +124,36 @@ def run_experiment(
         "wall_seconds": round(time.monotonic() - started, 1),
         "files": manifest_of(folder, "lineages"),
     }
-    with writing(folder):
-        write_json(folder / "experiment.json", plan)
-        return Experiment(folder, summarise(folder))
+    write_json(folder / "experiment.json", plan)
+    return Experiment(folder, summarise(folder))
+
+
+def _trials_on(
+    inputs: Inputs,
+    held: LoadedInputs,
+    place: Path,
+    judge: str,
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    shared: Mapping[str, Any],
+) -> list[Trial]:
+    """The trials on one lineage, whose groundwork is laid at `place`."""
+    by_name = {arm.name: arm for arm in arms}
+    return [
+        Trial(
+            run_id=_run_id(place, arm, seed),
+            lineage=held.lineage.name,
+            inputs=inputs,
+            directions=place / DIRECTIONS,
+            arm=arm,
+            seed=seed,
+            judge=judge,
+            runs={name: _run_id(place, by_name[name], seed) for name in arm.needs},
+            **shared,
+        )
+        for arm in arms
+        for seed in seeds
+    ]
 
 
 def _run_id(place: Path, arm: Arm, seed: int) -> str:

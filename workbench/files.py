@@ -6,10 +6,10 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from workbench.storing import writing
 
 DRAFT = "tmp"
 """How the name ends of what is being written: `.NAME.….tmp`."""
@@ -20,9 +20,13 @@ KEPT = 50
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write `content` so that a crash leaves either the old file or the new one."""
+    """Write `content` so that a crash leaves either the old file or the new one.
+
+    Raises:
+        StorageError: If the system refused.
+    """
     draft = draft_of(path)
-    with naming(path):
+    with writing(path):
         try:
             with draft.open("xb") as file:
                 file.write(content)
@@ -49,8 +53,11 @@ def append_whole(path: Path, content: bytes) -> None:
     """Append `content` and flush it; what fails half-way (a full disk) leaves the file as it was.
 
     A process that is killed may leave the first part.
+
+    Raises:
+        StorageError: If the system refused.
     """
-    with naming(path), path.open("ab", buffering=0) as file:
+    with writing(path), path.open("ab", buffering=0) as file:
         end = os.fstat(file.fileno()).st_size
         try:
             left = memoryview(content)
@@ -70,16 +77,6 @@ def cut(path: Path, size: int) -> None:
         os.fsync(file.fileno())
 
 
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Name the file that was to be written in what the system raises: a full disk names none."""
-    try:
-        yield
-    except OSError as error:
-        error.filename, error.filename2 = str(path), None
-        raise
-
-
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with path.open("rb") as file:
@@ -87,11 +84,16 @@ def file_hash(path: Path) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, and their being there durable."""
+    """Make a folder and those above it, and their being there durable.
+
+    Raises:
+        StorageError: If the system refused.
+    """
     if not folder.is_dir():
         make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        flush_folder(folder.parent)
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+            flush_folder(folder.parent)
 
 
 def flush_folder(folder: Path) -> None:

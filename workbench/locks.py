@@ -12,6 +12,7 @@ from typing import Any
 
 from workbench.errors import RunError
 from workbench.files import draft_of
+from workbench.storing import writing
 
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 """How file systems say that they have no hard links."""
@@ -94,7 +95,7 @@ def _create(path: Path, content: bytes) -> None:
     """Create a file with its content in one step, so that a crash leaves no empty lock."""
     draft = draft_of(path)
     try:
-        with draft.open("xb") as file:
+        with writing(path), draft.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from workbench.errors import OutOfMemoryError, WorkbenchError
+from workbench.errors import OutOfMemoryError, WorkbenchError, causes
 
 TRAINING = "a higher --accumulation (the same update in smaller parts), a smaller --batch-size or "
 TRAINING += '--lora, or dtype = "bfloat16" in lineage.toml'
@@ -50,13 +50,7 @@ def enough_memory(doing: str, otherwise: str) -> Iterator[None]:
 
 def lack_of_memory(error: BaseException | None) -> BaseException | None:
     """Return which of an error and its causes is about memory; None if none is."""
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        if _is_about_memory(error):
-            return error
-        seen.append(error)
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return None
+    return next((one for one in causes(error) if _is_about_memory(one)), None)
 
 
 def _is_about_memory(error: BaseException) -> bool:

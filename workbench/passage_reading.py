@@ -36,7 +36,7 @@ from workbench.passage import (
 from workbench.phases import Lineage, Phase
 from workbench.probes import ProbeSet
 from workbench.sources.source import places_here
-from workbench.storing import check_writable, writing
+from workbench.storing import check_writable
 
 Keep = Literal["roles", "all", "none"]
 """Of which phases the readings of single prompts are kept: [layer prompt d_model] in float32."""
@@ -171,8 +171,7 @@ def read_passage(
     task = _Task(lineage, probes, position, layers, keep, device)
     folder = Path(folder)
     check_writable(folder)
-    with writing(folder):
-        _begin(task, folder, resume=resume)
+    _begin(task, folder, resume=resume)
     with locked(folder / "lock", break_lock=break_lock) as check_writer:
         remove_drafts(folder)
         _read_all(task, folder, check_writer, on_phase or (lambda _name, _why: None))
@@ -230,8 +229,7 @@ def _read_all(
     task: _Task, folder: Path, check_writer: Callable[[], None], on_phase: OnPhase
 ) -> None:
     plan = task.plan()
-    with writing(folder / PLAN):
-        write_json(folder / PLAN, plan)
+    write_json(folder / PLAN, plan)
     reference = None
     for phase in task.order():
         path, why = phase_file(folder, phase.name), None
@@ -244,8 +242,7 @@ def _read_all(
                 artefact = task.read(phase, reference)
                 found = dict(artefact.provenance)
                 check_writer()
-                with writing(path):
-                    artefact.save(path, SCHEMA)
+                artefact.save(path, SCHEMA)
             except UnreachableError:
                 raise  # each of the others would wait for the hub as long
             except (CheckpointError, PhaseMismatchError, ProbeError) as error:
@@ -253,8 +250,7 @@ def _read_all(
                     raise  # so would the others, or the phase be left out for good
                 why = str(error)
                 plan["failures"][phase.name] = why
-                with writing(folder / PLAN):
-                    write_json(folder / PLAN, plan)
+                write_json(folder / PLAN, plan)
         reference = reference or found
         on_phase(phase.name, why)
 

@@ -82,14 +82,14 @@ def note_machine(run: Run, model: HookedModel) -> None:
         "dtype": str(model.cfg.dtype),
         "threads": torch.get_num_threads(),
     }
-    with writing(run.folder / "run.json"):
-        run.write_info(run.info | {"machine": machine, "command": sys.argv})
+    run.write_info(run.info | {"machine": machine, "command": sys.argv})
 
 
 @contextmanager
 def failing(run: Run) -> Iterator[None]:
     """Mark the run failed, and why, if what is done while open raises."""
     try:
+        stopping.check()
         yield
     except stopping.Stopped as stop:
         run.fail(f"{stop} at step {max(run.states.reached()[0], 0)}; {RESUME}")
@@ -146,11 +146,11 @@ def record_run(
                 f"{tuning.step} steps; make it anew."
             )
         elif evaluate is not None and 0 in evaluate_at:
-            _append(run, StepRecord(0, math.nan, 0.0, math.nan, scores=_scored(evaluate, 0)))
+            run.append(StepRecord(0, math.nan, 0.0, math.nan, scores=_scored(evaluate, 0)))
         for record in _steps(run, tuning):
             if evaluate is not None and record.step in evaluate_at:
                 record = replace(record, scores=_scored(evaluate, record.step))
-            _append(run, record)
+            run.append(record)
             if record.step % state_every == 0 and record.step < tuning.steps:
                 _keep_state(run, tuning)
             if on_record is not None:
@@ -197,9 +197,3 @@ def _with_kept(run: Run, error: DivergedError) -> DivergedError:
 def _scored(evaluate: Callable[[int], Scores], step: int) -> Scores:
     with enough_memory(f"in evaluating after step {step}", EVALUATING):
         return evaluate(step)
-
-
-def _append(run: Run, record: StepRecord) -> None:
-    # Its drift is a file of its own.
-    with writing(run.folder / "records.jsonl" if record.drift is None else run.folder):
-        run.append(record)

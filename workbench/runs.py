@@ -149,11 +149,11 @@ class Run:
     def fail(self, reason: str) -> None:
         """Mark the run failed and why, keep its training state, and release the lock.
 
-        Where that cannot be written (a full disk) the run is one whose process is gone. A run that
-        another process has taken over is left alone; one that is done stays so, as only clearing
-        up has failed, which resuming does again.
+        Where that cannot be written (a full disk, no memory) the run is one whose process is gone.
+        A run that another process has taken over is left alone; one that is done stays so, as only
+        clearing up has failed, which resuming does again.
         """
-        with suppress(OSError, RunError):
+        with suppress(OSError, RunError, MemoryError):
             if (info := self.info)["status"] != "done":
                 self.write_info(info | {"status": "failed", "failure": reason})
         self.unlock()

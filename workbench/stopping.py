@@ -48,7 +48,7 @@ class _Heed:
     first: int | None = None
     at: float = 0.0
     instead: list[Callable[[], object] | None] = field(default_factory=list)
-    """What the first does, the innermost last; None raises `Stopped`."""
+    """What the first does, the innermost last: nothing if empty; None raises `Stopped`."""
 
     def __call__(self, number: int, _frame: object) -> None:
         """Do what a signal asks for."""
@@ -56,11 +56,13 @@ class _Heed:
             os._exit(128 + number)  # idle: raised, it would end as a trace
         if self.first is None:
             self.first, self.at = number, time.monotonic()
-            if not self.instead or self.instead[-1] is None:
+            if not self.instead:
+                return  # nothing has begun, or all has ended
+            if (action := self.instead[-1]) is None:
                 raise Stopped(number)
             if not self.quiet:
                 _say(NOTICE)
-            self.instead[-1]()
+            action()
         elif not self.worker and time.monotonic() - self.at > ONE_STOP_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -72,6 +74,8 @@ _heed: _Heed | None = None
 @contextmanager
 def heeding(*, quiet: bool = False) -> Iterator[None]:
     """Heed signals while open, if this is the main thread; those that are ignored stay so.
+
+    The first is noted, and does what `instead` says.
 
     Args:
         quiet: Do not say that what is under way is finished first.
@@ -117,10 +121,10 @@ def check() -> None:
 
 @contextmanager
 def instead(action: Callable[[], object] | None) -> Iterator[None]:
-    """While open, let the first signal do this, in the main thread, and raise nothing.
+    """While open, let the first signal do this, in the main thread.
 
     Args:
-        action: What; None to raise `Stopped` after all, within another that is open.
+        action: What; None to raise `Stopped`.
     """
     if (heed := _heed) is None or threading.current_thread() is not threading.main_thread():
         yield

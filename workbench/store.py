@@ -15,6 +15,7 @@ from workbench.files import draft_of, drafts_of, flush_folder, make_folder, remo
 from workbench.info import RUN_JSON, SCHEMA, check_info
 from workbench.locks import is_held
 from workbench.runs import Run
+from workbench.storing import writing
 
 MAX_NAME_BYTES = 200
 """Of a run's folder; a file system allows 255, and drafts need some."""
@@ -34,7 +35,8 @@ class RunStore:
             run_id: Name of its folder; by default a new one.
 
         Raises:
-            RunError: If the folder exists, or cannot be written.
+            RunError: If the folder exists.
+            StorageError: If it cannot be written.
         """
         if run_id is None:
             run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
@@ -64,7 +66,8 @@ class RunStore:
         except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
             if isinstance(error, OSError):
-                raise RunError(f"{folder}: cannot be created ({error.strerror}).") from error
+                with writing(folder):  # the draft is nobody's business
+                    raise error.__cause__ or error from None
             raise
         run.move(folder)
         return run

@@ -9,7 +9,13 @@ from pathlib import Path
 
 from workbench.errors import RunError, StorageError, WorkbenchError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_AGAIN = "then resume or repeat"
+_MENDS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), f"make room, {_AGAIN}"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), f"make it writable, {_AGAIN}"),
+    errno.EIO: f"see to the disk, {_AGAIN}",
+    errno.ENOENT: "make its folder first",
+}
 
 
 @contextmanager
@@ -17,7 +23,7 @@ def writing(path: Path) -> Iterator[None]:
     """Name the file in what is raised when it cannot be written.
 
     Args:
-        path: What is written while open, unless the error itself names it.
+        path: The file or folder that is written while open.
 
     Raises:
         StorageError: If the system refused.
@@ -29,13 +35,8 @@ def writing(path: Path) -> Iterator[None]:
     except Exception as error:
         if (number := _system_error(error)) is None:
             raise
-        told = getattr(error, "filename", None)
-        place = Path(os.fsdecode(told)) if isinstance(told, str | bytes) else path
-        mend = "make room" if number in _FULL else "make it writable"
-        raise StorageError(
-            f"{place}: cannot be written ({os.strerror(number)}); {mend}, then continue with "
-            "--resume."
-        ) from error
+        mend = _MENDS.get(number, "choose another")
+        raise StorageError(f"{path}: cannot be written ({os.strerror(number)}); {mend}.") from error
 
 
 def _system_error(error: Exception) -> int | None:

@@ -28,7 +28,6 @@ from workbench.recording import (
 from workbench.records import Scores
 from workbench.runs import AFTERMATH, Run
 from workbench.store import RunStore
-from workbench.storing import writing
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,7 @@ def run_trial(trial: Trial, on_record: OnRecord | None = None) -> str:
                 state_every=trial.state_every,
                 on_record=on_record,
             )
-            with writing(run.folder / AFTERMATH):
-                ground.aftermath().save(run.folder / AFTERMATH)
+            ground.aftermath().save(run.folder / AFTERMATH)
             if trial.save_model:
                 keep_model(run, model)
             finish(run)
@@ -117,8 +115,7 @@ def _start(trial: Trial, run: Run, inputs: LoadedInputs, ground: Ground) -> Fine
     """Set the arm up along its directions, keep those, and make the fine-tuning."""
     arm = trial.arm
     condition = set_up(arm, ground, trial.seed, trial.run_of)
-    with writing(run.folder):
-        condition.save(run.folder, ground.reversion)
+    condition.save(run.folder, ground.reversion)
     benign = answered(arm, ground, max_new_tokens=trial.max_new_tokens)
     return FineTuning(
         ground.model,
@@ -153,7 +150,6 @@ def _evaluate(
     )
     answers = {"harmful": evaluation.harmful_answers, "benign": evaluation.benign_answers}
     path = run.folder / "answers" / f"{step:06d}.json"
-    with writing(path):
-        make_folder(path.parent)
-        write_json(path, answers)
+    make_folder(path.parent)
+    write_json(path, answers)
     return evaluation.scores

@@ -63,7 +63,7 @@ def run_in_processes(
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
                     _tell_to_stop(workers)
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)
                 raise
 
 

@@ -89,7 +89,7 @@ def _with(argv: Sequence[str], options: Sequence[str]) -> list[str]:
 def _quoted(argv: Sequence[str]) -> str:
     """A command for a shell, which prints as what it is."""
     name = ["workbench"]
-    if Path(sys.argv[0]).name == "__main__.py":
+    if Path(sys.argv[0]).parts[-2:] == ("workbench", "__main__.py"):
         name = [sys.executable, "-m", "workbench"]
     return " ".join(map(_quote, [*name, *argv]))
 

@@ -14,7 +14,7 @@ from workbench.inputs import Inputs
 from workbench.plots.report import write_report
 from workbench.plots.table import table_text
 from workbench.progress import Progress
-from workbench.storing import writing
+from workbench.storing import check_writable
 from workbench.summary import summarise
 from workbench.text import printable
 
@@ -23,10 +23,9 @@ def run(arguments: Namespace) -> None:
     """Run arms × seeds × lineages, or sum up again what is stored."""
     if arguments.recompute:
         for folder in map(Path, arguments.lineage):
-            with writing(folder):
-                print(table_text(summarise(folder)))
-            with writing(folder):
-                write_report(folder, folder / "report.html")
+            check_writable(folder)
+            print(table_text(summarise(folder)))
+            write_report(folder, folder / "report.html")
         return
     if arguments.resume and not arguments.out:
         raise ConfigError("--resume needs --out: the folder of the experiment to continue.")
@@ -119,7 +118,6 @@ def run_and_report(
             break_lock=arguments.break_lock,
             **options,
         )
-    with writing(done.folder):
-        write_report(done.folder, done.folder / "report.html")
+    write_report(done.folder, done.folder / "report.html")
     print(table_text(done.summary))
     print(printable(f"{done.folder}/report.html"))

@@ -13,6 +13,7 @@ from workbench.plots.material import gather
 from workbench.plots.paper.export import Press, format_of
 from workbench.plots.paper.latex import summary_latex
 from workbench.plots.paper.widths import inches
+from workbench.storing import check_writable
 from workbench.text import printable
 
 
@@ -28,6 +29,7 @@ def run(arguments: Namespace) -> None:
         return
     out = Path(arguments.out or folder / "figures")
     chosen = _chosen(arguments.figure, figures)
+    check_writable(out)
     with Press() as press:
         for one in chosen:
             for suffix in dict.fromkeys(formats):

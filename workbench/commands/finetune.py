@@ -29,7 +29,7 @@ from workbench.recording import (
 )
 from workbench.runs import Run
 from workbench.store import RunStore
-from workbench.storing import check_writable, writing
+from workbench.storing import check_writable
 from workbench.surroundings import DIRECTIONS, READOUT
 from workbench.text import printable
 
@@ -84,8 +84,7 @@ def run(arguments: Namespace) -> None:
 
 def _record(arguments: Namespace, run: Run, tuning: FineTuning, parts: _Parts) -> None:
     note_machine(run, parts.model)
-    with writing(run.folder):
-        parts.save(run.folder)
+    parts.save(run.folder)
     if (step := run.states.reached()[0]) > 0:
         tell(arguments, f"Continuing after step {step}, where the last training state is.")
     with stopping.later(), Progress(tuning.steps, quiet=arguments.quiet) as progress:

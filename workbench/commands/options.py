@@ -9,6 +9,7 @@ from typing import Any
 from workbench.config import Recipe
 from workbench.errors import RunError
 from workbench.resources import is_builtin_lineage
+from workbench.storing import check_writable
 from workbench.text import printable
 
 
@@ -83,13 +84,14 @@ def new_file(text: str) -> Path:
     """Return where to write a file that is not there yet.
 
     Raises:
-        RunError: If it is, or has no folder.
+        RunError: If it is, or has no folder, or one that cannot be written.
     """
     path = Path(text)
     if path.exists():
         raise RunError(f"{path}: exists; choose another file, or remove it.")
     if not path.parent.is_dir():
         raise RunError(f"{path.parent}: no such folder; make it first.")
+    check_writable(path)
     return path
 
 

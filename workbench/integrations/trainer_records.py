@@ -11,6 +11,7 @@ from workbench.drift_files import DriftFiles
 from workbench.files import write_atomic
 from workbench.records import Auxiliary, Drift, StepRecord
 from workbench.runs import Run
+from workbench.standing import RESUME
 
 
 class Records:
@@ -29,7 +30,7 @@ class Records:
         self._newest = StepRecord(step, math.nan, 0.0, math.nan)
         if run is not None:
             # An error ends a training without telling its callbacks.
-            self._release = weakref.finalize(self, run.unlock)
+            self._release = weakref.finalize(self, run.fail, f"ended before its time; {RESUME}")
 
     def note(
         self,
