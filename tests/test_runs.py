@@ -349,6 +349,18 @@ def test_what_another_process_is_creating_is_left_alone(store, run):
     assert (draft / "run.json").is_file()
 
 
+def test_what_a_run_of_a_similar_long_name_is_creating_is_left_alone(store, run, monkeypatch):
+    beside, lock = "lineage-" * 12 + "block-0", runs.take_lock
+
+    def meanwhile(path, **options):
+        monkeypatch.setattr(runs, "take_lock", lock)
+        store.create(CONFIG, "lineage-" * 12 + "push-0")
+        return lock(path, **options)
+
+    monkeypatch.setattr(runs, "take_lock", meanwhile)
+    assert store.create(CONFIG, beside).status == "running"
+
+
 def test_records_that_end_before_the_state_are_refused_not_filled_up(store, run):
     run.append(record_of(1))
     run.save_state(1, b"one")

@@ -1,11 +1,13 @@
 """What is stored verifies as sound, and every kind of damage is found and named."""
 
 import json
+import math
 import re
 import shutil
 
 import numpy as np
 import pytest
+from planted_experiment import planted_alignment, planted_drift
 from planted_inputs import SMALL
 from safetensors.numpy import load_file, save_file
 
@@ -20,6 +22,8 @@ from workbench.passage import read_about
 from workbench.passage_reading import read_passage
 from workbench.phases import Lineage
 from workbench.probes import ProbeSet
+from workbench.records import StepRecord
+from workbench.store import RunStore
 from workbench.verification import verify
 
 
@@ -278,7 +282,6 @@ def test_a_damaged_passage_is_found(copied):
 def test_a_run_that_was_stopped_is_sound_and_a_damaged_state_is_found(inputs_folder, tmp_path):
     from workbench.finetune import FineTuning
     from workbench.loading import load_model
-    from workbench.store import RunStore
     from workbench.trial import record_run
 
     examples = [json.loads(line) for line in (inputs_folder / "finetune.jsonl").open()]
@@ -318,3 +321,28 @@ def test_the_command_says_sound_or_names_the_faults_and_fails(copied, capsys):
     assert "experiment: " in err and "fault" in err
     assert main(["verify", str(copied / "experiment/lineages")]) == 2
     assert "neither a run, nor an experiment or passage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("steps", "measured"), [(20, [1, 2, 7]), (7, [1, 2]), (12, [1, 2, 5, 12]), (20, [1, 2, 12, 20])]
+)
+def test_a_training_by_a_trainer_may_end_early_and_go_on_further_but_leaves_no_step_out(
+    tmp_path, steps, measured
+):
+    run = RunStore(tmp_path).create(
+        {
+            "trainer": {},
+            "recipe": {"steps": steps, "measure_at": [1, 2]},
+            "directions": {"lineage": "planted"},
+        },
+        "one",
+    )
+    for step in sorted({0, 7, *measured}):
+        drift = planted_drift(planted_alignment("ordinary", 0)[2], step)
+        found = drift if step in measured else None
+        run.append(StepRecord(step, math.nan, 0.0, math.nan, drift=found))
+    run.finish()
+    # Directions would be beside a real one.
+    assert [one for one in verify(run.folder).faults if "is missing" not in one] == []
+    rewrite_line(run.folder, 2, lambda line: line.pop("drift"))
+    assert any("step 2 is not measured" in one for one in verify(run.folder).faults)

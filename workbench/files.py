@@ -14,9 +14,9 @@ from workbench.storing import writing
 DRAFT = "tmp"
 """How the name ends of what is being written: `.NAME.….tmp`."""
 
-MARK = 12
-KEPT = 50
-"""Characters of what tells drafts apart, and of the name: a file system allows 255 bytes."""
+MARK, KEPT, TOLD = 12, 50, 8
+"""Characters of what tells drafts apart, of the name, a file system allows 255 bytes, and, where
+that is longer, of its hash: the drafts of another name are not its own."""
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -113,13 +113,21 @@ def flush_tree(folder: Path) -> None:
 
 def draft_of(path: Path) -> Path:
     """Return a name, beside `path`, that nothing else has."""
-    return path.with_name(f".{path.name[:KEPT]}.{uuid.uuid4().hex[:MARK]}.{DRAFT}")
+    return path.with_name(f".{_short(path.name)}.{uuid.uuid4().hex[:MARK]}.{DRAFT}")
 
 
 def drafts_of(path: Path) -> list[Path]:
     """Return the drafts of a file or folder that are there."""
-    name = glob.escape(path.name[:KEPT])
+    name = glob.escape(_short(path.name))
     return sorted(path.parent.glob(f".{name}.{'[0-9a-f]' * MARK}.{DRAFT}"))
+
+
+def _short(name: str) -> str:
+    """A name as its drafts have it."""
+    if len(name) <= KEPT:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest()
+    return f"{name[:KEPT]}-{digest[:TOLD]}"
 
 
 def drafts_in(folder: Path) -> list[Path]:

@@ -50,12 +50,15 @@ def _verify_steps(run: Run, info: Line, lines: Sequence[Line], findings: Finding
     last = steps[-1] if steps else 0
     if recipe is None:
         return
-    if done and last != recipe.steps:
+    # A Trainer tells the loss of some steps only, and a callback of its may end it early.
+    trainer = "trainer" in config
+    if trainer and done and last < recipe.steps:
+        findings.remarks.append(f"{run.folder}: ended at step {last} of {recipe.steps}")
+    elif done and last != recipe.steps:
         findings.fault(records, f"ends at step {last}, but the run is done and has {recipe.steps}")
     if last > recipe.steps:
         findings.fault(records, f"goes on to step {last}, but the run has {recipe.steps}")
-    # A Trainer tells the loss of some steps only.
-    if "trainer" not in config:
+    if not trainer:
         for before, step in pairwise(steps):
             if step != before + 1:
                 findings.fault(records, f"step {step} follows step {before}")
@@ -69,7 +72,9 @@ def _verify_steps(run: Run, info: Line, lines: Sequence[Line], findings: Finding
     for what, (key, at) in wanted.items():
         due = {step for step in at if step <= last and steps}
         found = {line["step"] for line in lines if key in line}
-        for step in sorted(due ^ found):
+        # A Trainer measures where it ends, unless it has loaded its best weights by then; resumed
+        # with more steps, it ends once more.
+        for step in sorted(due - found - {last} if trainer else due ^ found):
             told = "is not" if step in due else "is"
             findings.fault(records, f"step {step} {told} {what}, other than its settings say")
 
