@@ -349,7 +349,7 @@ def test_what_another_process_is_creating_is_left_alone(store, run):
     assert (draft / "run.json").is_file()
 
 
-def test_what_a_run_of_a_similar_long_name_is_creating_is_left_alone(store, run, monkeypatch):
+def test_what_a_run_of_a_similar_long_name_is_creating_is_left_alone(store, monkeypatch):
     beside, lock = "lineage-" * 12 + "block-0", runs.take_lock
 
     def meanwhile(path, **options):

@@ -13,10 +13,14 @@ from full_disks import Limited
 from planted_trainer import make_trainer
 from transformers import TrainerCallback
 
-from workbench.errors import StorageError
+from workbench.errors import RunError, StorageError
+from workbench.integrations import trainer_records
 from workbench.integrations.trainer import ReversionCallback
+from workbench.integrations.trainer_run import proceed
+from workbench.records import StepRecord
 from workbench.runs import Run
 from workbench.standing import Standing
+from workbench.store import RunStore
 
 WHY = "ended before its time; resume to continue"
 
@@ -68,6 +72,31 @@ def test_a_training_that_is_interrupted_is_marked_and_resumed(train, tmp_path, e
         train("cut", error)
     error.__traceback__ = None  # it holds the Trainer
     check_resumed(train, tmp_path)
+
+
+@pytest.mark.parametrize("step", [3, 0])
+def test_a_finished_run_that_goes_on_is_never_done_with_steps_missing(tmp_path, monkeypatch, step):
+    config = {"recipe": {"steps": 4, "measure_at": []}, "trainer": {}}
+    run = RunStore(tmp_path).create(config | {"model": "x"}, "run")
+    for number in range(1, 5):
+        run.append(StepRecord(number, 1.0, 1e-3, 1.0))
+    run.finish()
+    kept = (run.folder / "records.jsonl").read_bytes()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer_records, "write_atomic", killed)
+    config = config | {"recipe": {"steps": 8, "measure_at": []}}
+    with pytest.raises(KeyboardInterrupt if step else RunError):
+        proceed(run.folder, config, step)
+    assert run.status == ("running" if step else "done")
+    assert ("files" in run.info) == (not step)
+    assert (run.folder / "records.jsonl").read_bytes() == kept
+    assert not (run.folder / "lock").exists()
+    monkeypatch.undo()
+    if step:
+        assert [line["step"] for line in proceed(run.folder, config, step).lines] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("place", ["/records.jsonl", "/drift/000004.safetensors"])

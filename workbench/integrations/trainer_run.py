@@ -19,6 +19,7 @@ from workbench.artefacts import Artefact
 from workbench.config import MEASURED_STEPS, Recipe, changed_settings
 from workbench.directions import ReversionDirections
 from workbench.errors import ProvenanceError, RunError
+from workbench.files import remove_drafts
 from workbench.integrations.trainer_records import cut_after
 from workbench.interventions import Intervention
 from workbench.measurement import Measurement
@@ -125,12 +126,20 @@ def proceed(out: Path, config: dict[str, Any], step: int) -> Run:
             "resume with the same ones."
         )
     run.lock(break_lock=_is_ours(run.folder / "lock"))
-    (run.folder / "state").mkdir(exist_ok=True)
-    cut_after(run, step)
-    if not run.lines:
-        raise RunError(f"{run.folder}: holds no step up to {step}; it is not this training's run.")
-    info = {key: value for key, value in run.info.items() if key != "failure"}
-    run.write_info(info | {"status": "running", "config": new})
+    try:
+        if not any(line["step"] <= step for line in run.refresh().lines):
+            raise RunError(
+                f"{run.folder}: holds no step up to {step}; it is not this training's run."
+            )
+        (run.folder / "state").mkdir(exist_ok=True)
+        remove_drafts(run.folder)
+        # Before steps are dropped, as a run that is done has all of them.
+        info = {key: told for key, told in run.info.items() if key not in ("failure", "files")}
+        run.write_info(info | {"status": "running", "config": new})
+        cut_after(run, step)
+    except BaseException:
+        run.unlock()
+        raise
     return run
 
 
