@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "workbench"
 ORDER = """
     text errors limits stopping memory paper shape storing files journal locks turns resources
-    states manifest info batches dropout bootstrap progress config arms records lines drift_files
+    config states manifest info batches dropout bootstrap progress arms records lines drift_files
     tables series merging adapters fingerprints blocks conventions modes models sources loading
     phases probes inputs chat chat_formats encoding activations phase_reading artefacts landmarks
     directions vectors exchange drift measurement isotropic nulls significance refit aftermath

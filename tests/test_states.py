@@ -1,6 +1,7 @@
 """A training state is whole or not there, whenever the writer dies."""
 
 import json
+import re
 
 import pytest
 
@@ -9,6 +10,7 @@ from workbench.errors import RunError
 from workbench.records import StepRecord
 from workbench.runs import Run
 from workbench.store import RunStore
+from workbench.verification import verify
 
 
 @pytest.fixture
@@ -140,6 +142,20 @@ def test_a_state_that_says_something_else_is_refused(run, change, told):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(RunError, match=f"state.json: cannot be read .{told}"):
         run.states.reached()
+
+
+def test_records_that_were_changed_before_the_state_are_not_gone_on_from(run):
+    path = run.folder / "records.jsonl"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"loss": 1.0', b'"loss": 2.0', 2))
+    told = r"records\.jsonl: has other content than when the state of step 2 was stored"
+    with pytest.raises(RunError, match=told):
+        run.rewind()
+    assert any(re.search(told, fault) for fault in verify(run.folder).faults)
+    lines = content.splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], b"what comes later\n"]))
+    run.rewind()
+    assert path.read_bytes() == b"".join(lines[:2])
 
 
 def test_a_state_with_other_content_than_was_stored_is_refused(run):

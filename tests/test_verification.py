@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from workbench.arms import choose_arms, standard_arms
 from workbench.cli import main
-from workbench.config import Recipe
+from workbench.config import Recipe, settings_hash
 from workbench.errors import RunError
 from workbench.experiment import run_experiment
 from workbench.inputs import Inputs
@@ -53,9 +53,11 @@ def copied(stored, tmp_path):
 
 
 def rewrite(path, change):
-    """Change a JSON file, and nothing of how it is written."""
+    """Change a JSON file, and nothing of how it is written; run.json is sealed again."""
     data = json.loads(path.read_text(encoding="utf-8"))
     change(data)
+    if path.name == "run.json":
+        data = seal_anew(data)
     path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -71,6 +73,11 @@ def rewrite_line(run, number, change):
 
 def renew_manifest(run):
     rewrite(run / "run.json", lambda info: info.update(files=manifest_of(run)))
+
+
+def seal_anew(info):
+    told = {key: value for key, value in info.items() if key != "sha256"}
+    return told | {"sha256": settings_hash(told)}
 
 
 @pytest.mark.parametrize(
@@ -295,6 +302,13 @@ def test_a_run_that_was_stopped_is_sound_and_a_damaged_state_is_found(inputs_fol
     assert any("state.safetensors: damaged" in one for one in verify(run.folder).faults)
     with pytest.raises(RunError, match="damaged"):
         run.load_state()
+
+
+@pytest.mark.parametrize("change", [('"seed": 0', '"seed": 1'), ('"records.jsonl"', '"records"')])
+def test_settings_or_a_manifest_that_were_changed_by_hand_are_found(copied, change):
+    path = copied / RUN / "run.json"
+    path.write_text(path.read_text().replace(*change))
+    assert f"{path}: says something else than what was written" in verify(copied / RUN).faults
 
 
 def test_a_run_that_was_killed_before_it_measured_needs_no_directions_yet(copied):

@@ -1,9 +1,11 @@
 """What run.json says of a run."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from workbench.config import settings_hash
 from workbench.errors import RunError
 from workbench.limits import MAX_JSON_BYTES, is_there, parse_json, read_bounded
 from workbench.manifest import ENTRIES
@@ -72,7 +74,9 @@ INFO = {
     "command": Maybe([NAME]),
     "failure": Maybe(NAME),
     "files": Maybe(ENTRIES),
+    "sha256": Maybe(NAME),
 }
+"""The last is the hash of the others: of what was written."""
 
 
 def read_info(folder: Path) -> dict[str, Any]:
@@ -99,3 +103,16 @@ def check_info(info: dict[str, Any], folder: Path) -> None:
         check_shape(json.loads(json.dumps(info, allow_nan=False)), INFO)
     except (TypeError, ValueError, RecursionError) as error:
         raise RunError(f"{folder}: {RUN_JSON} cannot be written ({error}).") from error
+
+
+def seal(info: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what run.json is to say, with its hash; `RunError` if it could not be read again."""
+    check_info(dict(info), folder)
+    told = json.loads(json.dumps({key: info[key] for key in info if key != "sha256"}))
+    return told | {"sha256": settings_hash(told)}
+
+
+def is_sealed(info: Mapping[str, Any]) -> bool:
+    """Whether run.json says what was written."""
+    told = {key: value for key, value in info.items() if key != "sha256"}
+    return info.get("sha256") == settings_hash(told)

@@ -24,7 +24,7 @@ from workbench.files import (
     write_atomic,
     write_json,
 )
-from workbench.info import RUN_JSON, check_info, read_info
+from workbench.info import RUN_JSON, read_info, seal
 from workbench.journal import Journal
 from workbench.lines import check_lines
 from workbench.locks import check_lock, release_lock, take_lock
@@ -75,9 +75,9 @@ class Run:
 
     def write_info(self, info: Mapping[str, Any]) -> None:
         """Replace run.json; `RunError` if that could not be read again."""
-        check_info(dict(info), self.folder)
+        sealed = seal(info, self.folder)
         self._check_writer()
-        write_json(self.folder / RUN_JSON, dict(info))
+        write_json(self.folder / RUN_JSON, sealed)
 
     def append(self, record: StepRecord) -> None:
         """Store a record; once this returns it is on disk, its drift before its line."""
@@ -106,8 +106,8 @@ class Run:
     def save_state(self, step: int, blob: bytes) -> None:
         """Store the training state after `step`, in place of the one before."""
         self._check_writer()
-        size = (self.folder / "records.jsonl").stat().st_size
-        self.states.save(step, blob, size, settings_hash(self.info["config"]))
+        records = (self.folder / "records.jsonl").read_bytes()
+        self.states.save(step, blob, records, settings_hash(self.info["config"]))
 
     def load_state(self) -> bytes | None:
         """Return the last training state, or None if there is none yet."""
@@ -117,23 +117,13 @@ class Run:
         """Drop the records that came after the last training state.
 
         Raises:
-            RunError: If the records end before it: they are not all there.
+            RunError: If the records up to it are not what they were.
         """
         self._check_writer()
-        step, size = self.states.reached()
         records = self.folder / "records.jsonl"
-        if (found := records.stat().st_size) < size:
-            raise RunError(
-                f"{records}: has {found} bytes, but {size} when the state of step {step} was "
-                "stored; it was damaged, begin anew."
-            )
-        if size and not _ends_line(records, size):
-            raise RunError(
-                f"{self.states.folder}: was stored within a line of {records}; it was damaged, "
-                "begin anew."
-            )
+        size = self.states.check_records(records)
         cut(records, size)
-        self._drift.drop_after(step)
+        self._drift.drop_after(self.states.reached()[0])
         self.refresh()
 
     def finish(self) -> None:
@@ -243,15 +233,9 @@ class Run:
         lines = self.measured
         if not lines:
             raise RunError(f"{self.folder}: no drift was measured yet.")
-        found = [self._drift.load(line["step"], line["drift"]["sha256"]) for line in lines]
         try:
-            return np.stack([one[name] for one in found])
+            return np.stack(
+                [self._drift.load(line["step"], line["drift"]["sha256"])[name] for line in lines]
+            )
         except ValueError as error:
             raise RunError(f"{self.folder / 'drift'}: cannot be read ({error}).") from error
-
-
-def _ends_line(path: Path, size: int) -> bool:
-    """Whether the first bytes of a file, so many, end with a line."""
-    with path.open("rb") as file:
-        file.seek(size - 1)
-        return file.read(1) == b"\n"

@@ -12,8 +12,14 @@ from workbench.files import flush_folder, make_folder, write_atomic, write_json
 from workbench.limits import MAX_JSON_BYTES, MAX_STATE_BYTES, is_there, parse_json, read_bounded
 from workbench.shape import COUNT, NAME, check_shape
 
-STATE = {"step": COUNT, "records_bytes": COUNT, "sha256": NAME, "config": NAME}
-"""What state.json says: hashes of the state, and of the settings that it was made with."""
+STATE = {
+    "step": COUNT,
+    "records_bytes": COUNT,
+    "records_sha256": NAME,
+    "sha256": NAME,
+    "config": NAME,
+}
+"""What state.json says: hashes of the records, the state, and the settings it was made with."""
 
 
 @dataclass(frozen=True)
@@ -22,20 +28,26 @@ class States:
 
     folder: Path
 
-    def save(self, step: int, blob: bytes, records_bytes: int, config: str) -> None:
+    def save(self, step: int, blob: bytes, records: bytes, config: str) -> None:
         """Store the state after `step`, then point to it, then drop the one before.
 
         Args:
             step: Step that the state follows.
             blob: The state.
-            records_bytes: How much of the records belongs to it; what comes later is made again.
+            records: Those that belong to it; what comes later is made again.
             config: Hash of the settings that it was made with.
         """
         folder = self.folder / f"{step:06d}"
         make_folder(folder)  # also what an archive left out as it was empty
         write_atomic(folder / "state.safetensors", blob)
-        told = {"step": step, "records_bytes": records_bytes, "config": config}
-        write_json(folder / "state.json", told | {"sha256": hashlib.sha256(blob).hexdigest()})
+        told = {
+            "step": step,
+            "records_bytes": len(records),
+            "records_sha256": hashlib.sha256(records).hexdigest(),
+            "sha256": hashlib.sha256(blob).hexdigest(),
+            "config": config,
+        }
+        write_json(folder / "state.json", told)
         flush_folder(self.folder)
         write_atomic(self.folder / "current", f"{step:06d}".encode())
         for old in self.folder.iterdir():
@@ -55,6 +67,25 @@ class States:
         if hashlib.sha256(blob).hexdigest() != told["sha256"]:
             raise RunError(f"{path}: damaged (another hash than when it was stored); begin anew.")
         return blob
+
+    def check_records(self, path: Path) -> int:
+        """Return how much of the records belongs to the last state, in bytes.
+
+        Raises:
+            RunError: If it is not all there, or not what it was.
+        """
+        if (told := self.last()) is None:
+            return 0
+        size, when = told["records_bytes"], f"when the state of step {told['step']} was stored"
+        with path.open("rb") as file:
+            kept = file.read(size)
+        if len(kept) < size:
+            raise RunError(
+                f"{path}: has {len(kept)} bytes, but {size} {when}; it was damaged, begin anew."
+            )
+        if hashlib.sha256(kept).hexdigest() != told["records_sha256"]:
+            raise RunError(f"{path}: has other content than {when}; it was damaged, begin anew.")
+        return size
 
     def reached(self) -> tuple[int, int]:
         """Return the step of the last state and its records' bytes; before the first, −1 and 0."""

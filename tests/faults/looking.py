@@ -3,8 +3,8 @@
 import json
 import re
 
-VARY = ("created", "command", "wall_seconds")
-"""What may differ in JSON files between runs of the same settings."""
+VARY = ("created", "command", "wall_seconds", "sha256")
+"""What may differ in JSON files between runs of the same settings; the last is of the others."""
 
 
 def read_run(folder):

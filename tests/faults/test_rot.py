@@ -18,6 +18,7 @@ CASES = [
     *((f"{STATE}state.safetensors", place) for place in ("first", "middle", "last")),
     *((f"{STATE}state.json", place) for place in ("first", "middle", "last", "length")),
     ("state/current", "last"),
+    *(("records.jsonl", place) for place in ("first", "middle")),
     *(("drift/000002.safetensors", place) for place in ("first", "middle", "last")),
 ]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from workbench.config import settings_hash
 from workbench.drift_files import DriftFiles, made_from
-from workbench.errors import RunError
 from workbench.files import drafts_in, file_hash
+from workbench.info import RUN_JSON, is_sealed
 from workbench.locks import is_held
 from workbench.manifest import names_in, unlike_manifest
 from workbench.runs import Run
@@ -32,6 +32,8 @@ def verify_run(folder: Path, findings: Findings) -> None:
     with findings.catching():
         info = run.info
         findings.checked["run"] += 1
+        if not is_sealed(info):
+            findings.fault(folder / RUN_JSON, "says something else than what was written")
         if is_held(folder / "lock"):
             findings.remarks.append(f"{folder}: being written; checked as it stands")
         lines = run.lines
@@ -164,9 +166,4 @@ def _verify_ending(run: Run, info: Line, findings: Findings) -> None:
     where = run.folder / "state" / f"{state['step']:06d}"
     if state["config"] != settings_hash(info["config"]):
         findings.fault(where, "was made with other settings than run.json says")
-    with (run.folder / "records.jsonl").open("rb") as file:
-        kept = file.read(state["records_bytes"])
-    if len(kept) < state["records_bytes"]:
-        raise RunError(f"{where}: there are fewer records than when it was stored.")
-    if kept and not kept.endswith(b"\n"):
-        findings.fault(where, "the records were cut within a line when it was stored")
+    run.states.check_records(run.folder / "records.jsonl")
