@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 
 from workbench.arms import Arm, standard_arms
 from workbench.config import Recipe
+from workbench.manifest import manifest_of
 from workbench.records import SCORE_NAMES, Auxiliary, Drift, Estimate, Scores, StepRecord
 from workbench.store import RunStore
 from workbench.summary import summarise
@@ -106,6 +107,7 @@ def build_experiment(folder, *, arms=ARMS, lineages=("organism",), seeds=(0, 1, 
         "measured_steps": STEPS,
         "evaluated_steps": EVALUATED,
         "wall_seconds": 83.0,
+        "files": manifest_of(folder, "lineages"),
     }
     (folder / "experiment.json").write_text(json.dumps(plan))
     summarise(folder)

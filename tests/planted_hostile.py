@@ -18,7 +18,8 @@ from planted_summary import planted_summary
 
 from workbench.course import trace_course
 from workbench.grids import Said
-from workbench.runs import Run, RunStore
+from workbench.runs import Run
+from workbench.store import RunStore
 
 HACK = "window.__hacked=1"
 TEXTS = {

@@ -26,7 +26,8 @@ from planted_hostile import HACK, RAW, SHORT, TEXTS, file_name, inert_terminal
 from workbench.cli import main
 from workbench.config import Recipe
 from workbench.errors import ConfigError, RunError
-from workbench.runs import Run, RunStore
+from workbench.runs import Run
+from workbench.store import RunStore
 from workbench.text import printable
 
 PLOTLY_TAGS = {"<i>", "</i>", "<sub>", "</sub>", "<b>", "</b>", "<br>", "<extra>", "</extra>"}
@@ -684,7 +685,8 @@ from workbench import progress
 from workbench.cli import main
 from workbench.config import Recipe
 from workbench.errors import ConfigError, RunError
-from workbench.runs import Run, RunStore
+from workbench.runs import Run
+from workbench.store import RunStore
 texts = list(SHORT.values())
 with progress.Progress(len(texts)) as told:
     for step, text in enumerate(texts):

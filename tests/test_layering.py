@@ -10,10 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "workbench"
 ORDER = """
-    text errors stopping memory paper shape storing files journal locks turns resources states
-    manifest info batches dropout bootstrap progress config arms records lines drift_files tables
-    series merging adapters fingerprints blocks conventions modes models sources loading phases
-    probes inputs chat chat_formats encoding activations phase_reading artefacts landmarks
+    text errors limits stopping memory paper shape storing files journal locks turns resources
+    states manifest info batches dropout bootstrap progress config arms records lines drift_files
+    tables series merging adapters fingerprints blocks conventions modes models sources loading
+    phases probes inputs chat chat_formats encoding activations phase_reading artefacts landmarks
     directions vectors exchange drift measurement isotropic nulls significance refit aftermath
     controls losses generation judges readout interventions penalties anchors projections edits
     editing training_edits rehearsal updates finetune evaluation statistic runs store standing

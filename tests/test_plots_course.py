@@ -179,7 +179,9 @@ def folder(means, tmp_path):
         "settings": {"position": -1},
         "roles": {"witness": "step0", "aligned": "step1000"},
         "phases": [{"name": name, "step": n} for name, n in zip(means, STEPS, strict=True)],
+        "prompts": [],
         "failures": {},
+        "versions": {},
     }
     write_json(out / "passage.json", plan)
     return out

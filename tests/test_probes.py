@@ -7,7 +7,8 @@ from itertools import combinations
 import pytest
 
 from workbench.errors import ProbeError
-from workbench.probes import MAX_LINE_CHARACTERS, Probe, ProbeSet, read_jsonl
+from workbench.limits import MAX_LINE_BYTES
+from workbench.probes import Probe, ProbeSet, read_jsonl
 
 SHARES = {"fit": 0.4, "penalty": 0.2, "measure": 0.4}
 
@@ -68,7 +69,7 @@ def test_probes_are_read_in_order_with_their_kinds_and_clusters(tmp_path):
         ('{"prompt": "x", "kind": ["harmful"]}', "kind is"),
         ('{"prompt": "x", "cluster": 3}', "'cluster' must be a string"),
         ('{"prompt": "x", "response": [1]}', "'response' must be a string"),
-        ('{"prompt": "' + "x" * MAX_LINE_CHARACTERS + '"}', "a line of over 1 MB"),
+        ('{"prompt": "' + "x" * MAX_LINE_BYTES + '"}', "a line of over 1 MB"),
     ],
     ids=lambda value: repr(value[:30]),
 )

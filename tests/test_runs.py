@@ -222,6 +222,23 @@ def test_a_failure_is_told_until_the_run_is_resumed(store, run):
     assert "failure" not in run.info
 
 
+def test_a_run_stays_done_when_clearing_up_after_it_fails(store, run, monkeypatch):
+    run.save_state(1, b"state")
+
+    def refuse(path):
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr("workbench.runs.shutil.rmtree", refuse)
+    with pytest.raises(OSError, match="Input/output"):
+        run.finish()
+    run.fail("the disk failed")
+    assert (run.status, run.info.get("failure")) == ("done", None)
+    monkeypatch.undo()
+    assert (run.folder / "state").is_dir()
+    assert store.resume("one", CONFIG).status == "done"
+    assert not (run.folder / "state").exists()
+
+
 def test_a_finished_run_is_left_alone_by_resuming(store, run):
     run.append(record_of(1))
     run.finish()

@@ -53,6 +53,14 @@ def test_rewinding_forgets_the_records_that_were_read_before(run):
     assert len(run.lines) == 2
 
 
+def test_a_state_is_stored_where_the_empty_folder_got_lost_on_the_way(tmp_path):
+    run = RunStore(tmp_path).create({}, "one")
+    (run.folder / "state").rmdir()
+    assert run.load_state() is None
+    run.save_state(1, b"one")
+    assert run.load_state() == b"one"
+
+
 def test_a_torn_line_after_the_state_is_dropped(run):
     with (run.folder / "records.jsonl").open("ab") as file:
         file.write(b'{"step": 6')

@@ -278,6 +278,40 @@ def test_a_stop_does_not_hide_that_the_step_failed(argv, tmp_path, capsys, monke
     assert Run(tmp_path / "one").info["failure"] == "The loss is nan."
 
 
+def test_a_stop_while_the_model_is_kept_comes_too_late(argv, tmp_path, monkeypatch, whole):
+    from workbench import recording
+
+    save = recording.save_model
+
+    def stopped(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        save(*arguments)
+
+    monkeypatch.setattr(recording, "save_model", stopped)
+    assert main([*argv, "--out", str(tmp_path / "one")]) == 0
+    assert contents(tmp_path / "one") == whole
+
+
+def test_a_stop_between_two_trials_leaves_one_that_is_done(
+    inputs_folder, tmp_path, capsys, monkeypatch
+):
+    from workbench import trial
+
+    finish = trial.finish
+
+    def stopped(run):
+        signal.raise_signal(signal.SIGTERM)
+        finish(run)
+
+    monkeypatch.setattr(trial, "finish", stopped)
+    arms = ("--arms", "ordinary,block:0.5", "--seeds", "1", "--evaluate-at", "0")
+    argv = ["experiment", str(inputs_folder), *SMALL, *arms, "--max-new-tokens", "2"]
+    assert main([*argv, "--out", str(tmp_path / "x")]) == 143
+    assert "stopped by SIGTERM when 1 runs were done; continue with: " in capsys.readouterr().err
+    assert [run.name for run in (tmp_path / "x/runs").iterdir()] == ["planted-ordinary-0"]
+    assert Standing.of(Run(tmp_path / "x/runs/planted-ordinary-0")).state == "done"
+
+
 def test_what_continues_an_experiment_of_hostile_names_is_quoted_and_inert(
     inputs_folder, tmp_path, capsys, signal_at
 ):

@@ -268,7 +268,7 @@ def test_a_folder_that_holds_no_experiment_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": 2}, "schema 2, this version reads 1"),
+        ({"schema": 2}, "schema is 2, not 1, which this version reads"),
         ({"runs": ["../../one"]}, "is not a name for a run"),
         ({"runs": ["none"]}, "no run here"),
         ({"measured_steps": [1, 2]}, "measured at other steps"),
@@ -292,7 +292,7 @@ def test_a_stored_file_without_a_key_is_told_in_one_line(own):
     plan = json.loads((own / "experiment.json").read_text())
     del plan["measured_steps"]
     (own / "experiment.json").write_text(json.dumps(plan))
-    with pytest.raises(RunError, match=r"experiment\.json: lacks measured_steps"):
+    with pytest.raises(RunError, match=r"measured_steps is missing"):
         summarise(own)
 
 

@@ -15,6 +15,7 @@ from workbench.config import Recipe
 from workbench.errors import RunError
 from workbench.experiment import run_experiment
 from workbench.inputs import Inputs
+from workbench.manifest import manifest_of
 from workbench.passage import read_about
 from workbench.passage_reading import read_passage
 from workbench.phases import Lineage
@@ -61,11 +62,11 @@ def rewrite_line(run, number, change):
     change(data)
     lines[number] = json.dumps(data)
     (run / "records.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    forget_manifest(run)
+    renew_manifest(run)
 
 
-def forget_manifest(run):
-    rewrite(run / "run.json", lambda info: info.pop("files"))
+def renew_manifest(run):
+    rewrite(run / "run.json", lambda info: info.update(files=manifest_of(run)))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def swap(one, other):
                 run / "run.json",
                 lambda info: info["files"].update({"../x": info["files"].popitem()[1]}),
             ),
-            "outside of the run",
+            "names a file elsewhere",
         ),
         (
             lambda run: rewrite(
@@ -204,7 +205,7 @@ def test_answers_that_do_not_give_the_scores_are_found(copied):
         said["harmful"][0][1:] = ["I'm sorry, but no.", "refuse"]
 
     rewrite(run / "answers/000003.json", refuse)
-    forget_manifest(run)
+    renew_manifest(run)
     assert any("the answers give" in one for one in verify(run).faults)
     rewrite(run / "answers/000003.json", lambda said: said["harmful"][0].__setitem__(2, "comply"))
     assert any("is judged 'comply', by rules 'refuse'" in one for one in verify(run).faults)
@@ -291,6 +292,17 @@ def test_a_run_that_was_stopped_is_sound_and_a_damaged_state_is_found(inputs_fol
     assert any("state.safetensors: damaged" in one for one in verify(run.folder).faults)
     with pytest.raises(RunError, match="damaged"):
         run.load_state()
+
+
+def test_a_run_that_was_killed_before_it_measured_needs_no_directions_yet(copied):
+    run = copied / "alone"
+    (run / "directions.safetensors").unlink()
+    assert any("directions.safetensors: is missing" in one for one in verify(run).faults)
+    rewrite(run / "run.json", lambda info: (info.update(status="running"), info.pop("files")))
+    for path in (run / "records.jsonl", *(run / "drift").iterdir()):
+        path.unlink()
+    (run / "records.jsonl").touch()
+    assert verify(run).faults == []
 
 
 def test_the_command_says_sound_or_names_the_faults_and_fails(copied, capsys):

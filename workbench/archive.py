@@ -1,6 +1,5 @@
 """The archive of an experiment: its plan and runs as they lie on disk, for summing up."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,11 +11,51 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from workbench.errors import RunError
+from workbench.info import RECIPE
+from workbench.limits import (
+    MAX_JSON_BYTES,
+    MAX_TENSORS_BYTES,
+    brief,
+    check_size,
+    is_file,
+    parse_json,
+    read_bounded,
+)
+from workbench.manifest import ENTRIES
 from workbench.runs import Run
+from workbench.shape import (
+    COUNTS,
+    FOLDER,
+    NAME,
+    NAMES,
+    NULL,
+    NUMBER,
+    NUMBERS,
+    TABLE,
+    Kind,
+    Open,
+    check_shape,
+)
 from workbench.statistic import statistic
 from workbench.store import RunStore
 
 SCHEMA = 1
+
+ABOUT = {"name": NAME, "folder": FOLDER, "witness": NAME, "aligned": NAME, "sibling": NAME | NULL}
+PLAN = {
+    "schema": Kind(f"{SCHEMA}, which this version reads", lambda value: value == SCHEMA),
+    "id": NAME,
+    "lineages": [ABOUT],
+    "arms": [Open({"name": NAME})],
+    "seeds": NUMBERS,
+    "recipe": RECIPE,
+    "measured_steps": COUNTS,
+    "evaluated_steps": COUNTS,
+    "runs": NAMES,
+    "wall_seconds": NUMBER,
+    "files": ENTRIES,
+}
+"""What experiment.json says; the files are what the lineages' runs share."""
 
 Statistic = dict[str, Any]
 
@@ -36,18 +75,9 @@ class Archive:
         Raises:
             RunError: If the folder holds no experiment, or a run is not finished.
         """
-        if not (folder / "experiment.json").is_file():
+        if not is_file(folder / "experiment.json"):
             raise RunError(f"{folder}: no finished experiment here (no experiment.json).")
-        archive = cls(folder, read_json(folder / "experiment.json"))
-        if archive.plan.get("schema") != SCHEMA:
-            raise RunError(
-                f"{folder}: schema {archive.plan.get('schema')!r}, this version reads {SCHEMA}."
-            )
-        if (
-            missing := {"arms", "lineages", "measured_steps", "recipe", "runs"}
-            - archive.plan.keys()
-        ):
-            raise RunError(f"{folder}/experiment.json: lacks {', '.join(sorted(missing))}.")
+        archive = cls(folder, read_json(folder / "experiment.json", PLAN))
         for run in (run for several in archive.by_arm.values() for run in several):
             if run.status != "done":
                 raise RunError(f"{folder}: {run.id} is not finished; continue with --resume.")
@@ -61,11 +91,23 @@ class Archive:
         store = RunStore(self.folder / "runs")
         runs: dict[str, list[Run]] = {arm["name"]: [] for arm in self.plan["arms"]}
         for run in map(store.open, self.plan["runs"]):
-            name = run.info["config"]["arm"]["name"]
-            if name not in runs:
-                raise RunError(f"{run.folder}: of arm {name!r}, which experiment.json lacks.")
-            runs[name].append(run)
+            arm, lineage = self._made_of(run)
+            if arm not in runs:
+                raise RunError(f"{run.folder}: of arm {brief(arm)}, which experiment.json lacks.")
+            if lineage not in self.lineage_folders():
+                raise RunError(
+                    f"{run.folder}: of lineage {brief(lineage)}, which experiment.json lacks."
+                )
+            runs[arm].append(run)
         return runs
+
+    def _made_of(self, run: Run) -> tuple[str, str]:
+        """The names of a run's arm and lineage."""
+        try:
+            config = run.info["config"]
+            return str(config["arm"]["name"]), str(config["lineage"])
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{run.folder}/run.json: names no arm and lineage.") from error
 
     @property
     def last_step(self) -> str:
@@ -79,9 +121,7 @@ class Archive:
 
     def lineage_folder(self, run: Run) -> Path:
         """Return the folder of what the runs of this run's lineage share."""
-        name = run.info["config"]["lineage"]
-        found = next(one["folder"] for one in self.plan["lineages"] if one["name"] == name)
-        return self.folder / "lineages" / found
+        return self.lineage_folders()[self._made_of(run)[1]]
 
     def lineage_folders(self) -> dict[str, Path]:
         """Return the folder of every lineage by name."""
@@ -103,17 +143,21 @@ class Archive:
         }
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object; `RunError` names the file if it cannot be read."""
+def read_json(path: Path, shape: Any = TABLE) -> dict[str, Any]:
+    """Return a JSON table; `RunError` names the file if it is not of the shape."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        found = parse_json(read_bounded(path, MAX_JSON_BYTES, RunError))
+        check_shape(found, shape)
+    except ValueError as error:
         raise RunError(f"{path}: cannot be read ({error}).") from error
+    return found
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a safetensors file; `RunError` names it if it cannot be read."""
+    check_size(path, MAX_TENSORS_BYTES, RunError)
     try:
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    # numpy lacks some types that a file may name.
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{path}: cannot be read ({error}).") from error

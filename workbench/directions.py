@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.activations import Position
-from workbench.artefacts import Artefact
+from workbench.artefacts import Artefact, check_directions
 from workbench.bootstrap import resample_counts
 from workbench.errors import (
     ConfigError,
@@ -68,6 +68,7 @@ class ReversionDirections:
             ProvenanceError: If the file is something else, or damaged.
         """
         stored = Artefact.load(path, SCHEMA, TENSORS, "directions")
+        check_directions(path, stored)
         return cls(**stored.tensors, layers=stored.layers, provenance=stored.provenance)
 
     def identity(self) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from safetensors.numpy import load, save
 
 from workbench.errors import RunError
 from workbench.files import flush_folder, write_atomic
+from workbench.limits import MAX_TENSORS_BYTES, check_size, parse_json, read_bounded
 from workbench.records import Drift
-from workbench.shape import TABLE, check_shape, parse_json
+from workbench.shape import TABLE, check_shape
 
 SUFFIX = ".safetensors"
 SOURCES = ("model", "directions", "probes", "inputs")
@@ -47,7 +48,7 @@ class DriftFiles:
         write_atomic(self.path(step), content)
         return hashlib.sha256(content).hexdigest()
 
-    def load(self, step: int, digest: str | None = None) -> dict[str, np.ndarray]:
+    def load(self, step: int, digest: str) -> dict[str, np.ndarray]:
         """Return what is kept of a step.
 
         Args:
@@ -59,8 +60,8 @@ class DriftFiles:
         """
         path = self.path(step)
         try:
-            content = path.read_bytes()
-            if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+            content = read_bounded(path, MAX_TENSORS_BYTES, RunError)
+            if hashlib.sha256(content).hexdigest() != digest:
                 raise RunError(f"{path}: not the file that the record was made with.")
             found = load(content)
             if missing := {"vector", "projections"} - found.keys():
@@ -72,9 +73,10 @@ class DriftFiles:
     def source(self, step: int) -> dict[str, Any]:
         """Return what the file of a step says that it was made from; `RunError` if damaged."""
         path = self.path(step)
+        check_size(path, MAX_TENSORS_BYTES, RunError)
         try:
             with safe_open(path, "np") as file:
-                told = parse_json((file.metadata() or {}).get("workbench", "{}"))
+                told = parse_json((file.metadata() or {}).get("workbench", "{}").encode())
             check_shape(told, TABLE)
         except (OSError, SafetensorError, ValueError) as error:
             raise RunError(f"{path}: cannot be read ({error}).") from error

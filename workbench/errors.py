@@ -7,13 +7,19 @@ from collections.abc import Iterator
 
 from workbench.text import printable
 
+MAX_CHARACTERS = 2_000
+"""Of a message, which may quote what a file holds."""
+
 
 class WorkbenchError(Exception):
     """Base of every error that this package raises on purpose."""
 
     def __str__(self) -> str:
         """Return the message as one printable line: it may quote names that others chose."""
-        return printable(super().__str__())
+        said = super().__str__()
+        if len(said) > MAX_CHARACTERS:
+            said = f"{said[: MAX_CHARACTERS // 2]} … {said[-MAX_CHARACTERS // 2 :]}"
+        return printable(said)
 
 
 class ConfigError(WorkbenchError, ValueError):

@@ -16,6 +16,7 @@ from workbench.files import write_json
 from workbench.groundwork import DIRECTIONS, check_trials, lay_groundwork
 from workbench.inputs import Inputs, LoadedInputs
 from workbench.judges import find_judge
+from workbench.manifest import manifest_of
 from workbench.records import StepRecord
 from workbench.runs import Run
 from workbench.storing import check_writable, writing
@@ -121,6 +122,7 @@ def run_experiment(
         "evaluated_steps": list(evaluate_at),
         "runs": [trial.run_id for trial in trials],
         "wall_seconds": round(time.monotonic() - started, 1),
+        "files": manifest_of(folder, "lineages"),
     }
     write_json(folder / "experiment.json", plan)
     return Experiment(folder, summarise(folder))

@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from jaxtyping import Float
 
 from workbench.errors import ProvenanceError
 from workbench.files import write_json
+from workbench.limits import MAX_JSON_BYTES, brief, is_file, parse_json, read_bounded
 from workbench.records import SCORE_NAMES, Scores
 from workbench.runs import Run
 
@@ -141,12 +141,16 @@ class AblationGrid:
         """
         try:
             if (found := data["schema"]) != SCHEMA:
-                raise ProvenanceError(f"{where}: schema {found!r}, not {SCHEMA}; make it again.")
+                raise ProvenanceError(
+                    f"{where}: schema {brief(found)}, not {SCHEMA}; make it again."
+                )
             grid = _grid_from(data)
             if data["identity"] != grid.identity():
                 raise ValueError("its content is not what its identity says")
             return grid
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except ProvenanceError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ProvenanceError(
                 f"{where}: not an ablation grid, or damaged ({error}); delete it and make it again."
             ) from error
@@ -159,11 +163,12 @@ class AblationGrid:
     def load(cls, path: str | Path) -> "AblationGrid":
         """Read what `save` wrote; `ProvenanceError` if the file is missing, else or damaged."""
         path = Path(path)
-        if not path.is_file():
+        if not is_file(path):
             raise ProvenanceError(f"{path}: no such ablation grid.")
+        content = read_bounded(path, MAX_JSON_BYTES, ProvenanceError)
         try:
-            data = json.loads(path.read_bytes().decode("utf-8"))
-        except (JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            data = parse_json(content)
+        except ValueError as error:
             raise ProvenanceError(
                 f"{path}: not JSON, or damaged ({error}); delete it and make it again."
             ) from error
@@ -214,6 +219,10 @@ def _grid_from(data: Mapping[str, Any]) -> AblationGrid:
         "positions": str(data["positions"]),
         "prompts": tuple(map(str, data["prompts"])),
     }
+    if unknown := {*data} - {"schema", "identity", *(item.name for item in fields(AblationGrid))}:
+        raise ValueError(f"unknown key {brief(min(unknown))}")
+    if not isinstance(data["provenance"], dict):
+        raise TypeError("its provenance is no object")
     shape = tuple(len(axes[name]) for name in ("models", "layer_sets", "strengths"))
     scores = {name: np.array(data["scores"][name], dtype=float) for name in SCORE_NAMES}
     for name, values in scores.items():
@@ -223,6 +232,11 @@ def _grid_from(data: Mapping[str, Any]) -> AblationGrid:
         tuple(tuple(tuple(Said(*said) for said in point) for point in row) for row in sets)
         for sets in data["answers"]
     )
+    said = [
+        one for sets in answers for row in sets for point in row for told in point for one in told
+    ]
+    if not all(isinstance(one, str) for one in said):
+        raise TypeError("an answer is no text")
     counted = [len(point) for sets in answers for row in sets for point in row]
     if counted != [len(axes["prompts"])] * int(np.prod(shape)):
         raise ValueError("there is not one answer per prompt and point")

@@ -1,11 +1,11 @@
 """What run.json says of a run."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import RunError
+from workbench.limits import MAX_JSON_BYTES, is_there, parse_json, read_bounded
 from workbench.manifest import ENTRIES
 from workbench.shape import (
     ANY,
@@ -20,12 +20,9 @@ from workbench.shape import (
     Maybe,
     Open,
     check_shape,
-    parse_json,
 )
 
 RUN_JSON, SCHEMA = "run.json", 1
-MAX_BYTES = 100_000_000
-"""A config holds neither prompts nor tensors, and a manifest a hundred bytes per file."""
 
 
 def _is_arm(value: Any) -> bool:
@@ -38,28 +35,28 @@ def _is_arm(value: Any) -> bool:
 RECIPE = Open(
     {
         "steps": COUNT,
-        "learning_rate": NUMBER,
-        "batch_size": COUNT,
-        "warmup": COUNT,
-        "schedule": NAME,
-        "weight_decay": NUMBER,
-        "clip": NUMBER | NULL,
-        "accumulation": COUNT,
-        "measure_at": COUNTS | NULL,
-        "lora": COUNT | NULL,
+        "learning_rate": Maybe(NUMBER),
+        "batch_size": Maybe(COUNT),
+        "warmup": Maybe(COUNT),
+        "schedule": Maybe(NAME),
+        "weight_decay": Maybe(NUMBER),
+        "clip": Maybe(NUMBER | NULL),
+        "accumulation": Maybe(COUNT),
+        "measure_at": Maybe(COUNTS | NULL),
+        "lora": Maybe(COUNT | NULL),
     }
 )
 CONFIG = Open(
     {
-        "recipe": RECIPE,
-        "seed": NUMBER,
-        "lineage": NAME | NULL,
-        "arm": Kind("a name, or a table with one", _is_arm),
-        "layers": COUNTS | NULL,
-        "directions": NAME | TABLE | NULL,
-        "interventions": [TABLE],
-        "judge": NAME,
-        "max_new_tokens": COUNT,
+        "recipe": Maybe(RECIPE),
+        "seed": Maybe(NUMBER),
+        "lineage": Maybe(NAME | NULL),
+        "arm": Maybe(Kind("a name, or a table with one", _is_arm)),
+        "layers": Maybe(COUNTS | NULL),
+        "directions": Maybe(NAME | TABLE | NULL),
+        "interventions": Maybe([TABLE]),
+        "judge": Maybe(NAME),
+        "max_new_tokens": Maybe(COUNT),
     }
 )
 """What views look at; a caller's own settings may be there, too."""
@@ -85,15 +82,13 @@ def read_info(folder: Path) -> dict[str, Any]:
         RunError: If there is none, or it is damaged or of another version.
     """
     path = folder / RUN_JSON
+    if not is_there(path):
+        raise RunError(f"{folder}: no run here (no {RUN_JSON}).")
+    content = read_bounded(path, MAX_JSON_BYTES, RunError)
     try:
-        if not path.is_file():
-            raise RunError(f"{folder}: no run here (no {RUN_JSON}).")
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size > MAX_BYTES:
-                raise ValueError(f"larger than {MAX_BYTES:,} bytes")
-            info = parse_json(file.read())
+        info = parse_json(content)
         check_shape(info, INFO)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise RunError(f"{path}: cannot be read ({error}).") from error
     return info
 

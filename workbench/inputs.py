@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import ConfigError, ProbeError
+from workbench.limits import is_file
 from workbench.phases import Lineage
 from workbench.probes import ProbeSet, load_examples
 from workbench.resources import builtin_lineages, is_builtin_lineage, resource_folder
@@ -96,7 +97,7 @@ class Inputs:
         path = Path(lineage) / "lineage.toml" if Path(lineage).is_dir() else Path(lineage)
         if is_builtin_lineage(lineage):
             path = builtin_lineages()[str(lineage)]
-        if not path.is_file():
+        if not is_file(path):
             raise ConfigError(f"{path}: no such lineage file.")
         found: dict[str, Any] = {"lineage": path}
         for item in fields(cls)[1:]:
@@ -104,7 +105,7 @@ class Inputs:
             beside = path.parent / f"{name}.jsonl"
             if (given := paths.get(item.name)) is not None:
                 found[item.name] = Path(given)
-            elif beside.is_file():
+            elif is_file(beside):
                 found[item.name] = beside
             elif item.name != "task":
                 raise ProbeError(
@@ -170,5 +171,7 @@ def _prompts_of(example: dict[str, Any]) -> set[str]:
     """The prompts of a training example in any of its forms; empty ones if there are none."""
     messages = example.get("messages")
     if isinstance(messages, list) and all(isinstance(turn, dict) for turn in messages):
-        return {str(turn.get("content")) for turn in messages if turn.get("role") == "user"}
-    return {str(example.get("prompt", ""))}
+        asked = [turn.get("content") for turn in messages if turn.get("role") == "user"]
+    else:
+        asked = [example.get("prompt")]
+    return {text for text in asked if isinstance(text, str)}

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from workbench.errors import RunError
-from workbench.shape import parse_json
+from workbench.limits import MB, check_size, parse_json
 
-MAX_LINE_BYTES = 50_000_000
+MAX_LINE_BYTES, MAX_RECORDS_BYTES = 50 * MB, 20_000 * MB
 """A line of 100 layers with every interval has 15 kB."""
 
 Check = Callable[[Sequence[Any], Sequence[dict[str, Any]]], None]
@@ -53,6 +53,7 @@ class Journal:
         Raises:
             RunError: If it cannot be read.
         """
+        check_size(self.path, MAX_RECORDS_BYTES, RunError)
         try:
             self._read = self._go_on(self._read)
         except (OSError, ValueError) as error:

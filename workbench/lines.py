@@ -15,9 +15,9 @@ DRIFT = {
     "stacked_alignment": UNDEFINED,
     **dict.fromkeys(BY_LAYER, NUMBERS),
     "undefined": COUNT,
-    "sha256": Maybe(NAME),
+    "sha256": NAME,
 }
-"""The hash is of the drift file; version 0.1.0 wrote none."""
+"""The hash is of the drift file."""
 
 ESTIMATE = {"value": UNDEFINED, "low": UNDEFINED, "high": UNDEFINED, "n": COUNT}
 LINE = {

@@ -19,6 +19,7 @@ from workbench.conventions import same_but_rounding
 from workbench.errors import CheckpointError, ConfigError
 from workbench.merging import without_adapter
 from workbench.models import Chat, GuestModel, HookedModel, Overflow, trial_logits
+from workbench.sources.hub import find_file
 from workbench.sources.raw_weights import concrete_class, precision_of, read_state_dict, unwrapped
 from workbench.sources.scrutiny import (
     check_precision,
@@ -28,7 +29,8 @@ from workbench.sources.scrutiny import (
     put,
     quiet,
 )
-from workbench.sources.source import Source, find_source, has_tokenizer, is_path
+from workbench.sources.sizes import check_config, check_files, check_promise
+from workbench.sources.source import Source, find_source, has_tokenizer, is_path, read_json
 
 
 def load_model(
@@ -91,6 +93,11 @@ def load_model(
     found = _find(source, revision=revision, checkpoint=checkpoint, base=base)
     root = found.root
     config = _config_of(root, trust_remote_code)
+    if root.commit is None:
+        with quiet(), clear_errors(root.described, "config.json"):
+            check_promise(
+                config, Path(root.place), root.described, trust_remote_code=trust_remote_code
+            )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device_map is None and getattr(config, "quantization_config", None) is not None:
         device_map = {"": device}  # packed weights are made where they stay
@@ -178,6 +185,11 @@ def _is_hugging_face(source: Any) -> bool:
 
 
 def _config_of(root: Source, trust_remote_code: bool) -> PretrainedConfig:
+    # Before transformers makes lists as long as a model is deep.
+    home = Path(root.place) / "config.json"
+    if root.commit is not None and (cached := find_file(root.place, "config.json", root.commit)):
+        home = cached.path
+    check_config(read_json(home), root.described)
     with quiet(), clear_errors(root.described, "config.json"):
         config = AutoConfig.from_pretrained(
             root.place, revision=root.commit, trust_remote_code=trust_remote_code
@@ -238,9 +250,11 @@ def _tokenizer_place(found: Source, asked: str | Path | None) -> tuple[str, str 
     """Where the tokenizer is, and its revision: where asked for, else the topmost that has one."""
     home = found.with_tokenizer
     place, revision = (home.place, home.commit) if asked is None else (str(asked), None)
-    if is_path(place) and not has_tokenizer(place):
-        raise CheckpointError(
-            f"{place}: no tokenizer files; save the tokenizer there with save_pretrained, or name "
-            "where it is as tokenizer."
-        )
+    if is_path(place):
+        if not has_tokenizer(place):
+            raise CheckpointError(
+                f"{place}: no tokenizer files; save the tokenizer there with save_pretrained, or "
+                "name where it is as tokenizer."
+            )
+        check_files(Path(place))
     return place, revision

@@ -1,7 +1,6 @@
 """A passage: the mean readings of a lineage's phases in a folder, opened without torch."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from workbench.archive import read_json
 from workbench.course import Between, Course, between, trace_course
 from workbench.errors import ConfigError, ProvenanceError, RunError
+from workbench.limits import MAX_LAYERS, MAX_READING_BYTES, check_size, is_file, parse_json
+from workbench.shape import COUNT, NAME, NAMES, NULL, TABLE, Each, Kind, Maybe
 
 if TYPE_CHECKING:
     from workbench.directions import ReversionDirections
@@ -22,6 +23,25 @@ PLAN, PHASES, SCHEMA = "passage.json", "phases", "workbench.passage/1"
 MEAN, ACTS, FLOOR = "mean", "acts", "floor"
 """Tensors of a phase: its mean reading; those of single prompts, where they are kept; and, of the
 aligned phase, its noise floor."""
+
+NEEDED = ("weights_hash", "probes_hash", "tokens_hash", "n_prompts", "position")
+"""Of the provenance of a reading, what directions are made with."""
+
+DIMENSIONS = {MEAN: 2, ACTS: 3, FLOOR: 1}
+PRECISIONS = ("F64", "F32", "F16")
+
+
+SHAPE = {
+    "schema": Kind(f"{SCHEMA}, which this version reads", lambda value: value == SCHEMA),
+    "lineage": NAME,
+    "settings": TABLE,
+    "roles": {"witness": NAME, "aligned": NAME, "sibling": Maybe(NAME)},
+    "phases": [{"name": NAME, "step": COUNT | NULL}],
+    "prompts": NAMES,
+    "failures": Each(NAME),
+    "versions": Each(NAME),
+}
+"""What passage.json says."""
 
 
 class Passage:
@@ -38,9 +58,7 @@ class Passage:
         self.folder = Path(folder)
         if not is_passage(self.folder):
             raise RunError(f"{folder}: no {PLAN} here; make one with workbench read.")
-        self.plan: Mapping[str, Any] = read_json(self.folder / PLAN)
-        if self.plan.get("schema") != SCHEMA:
-            raise RunError(f"{folder}: schema {self.plan.get('schema')!r}, not {SCHEMA}.")
+        self.plan: Mapping[str, Any] = read_json(self.folder / PLAN, SHAPE)
         names = [told["name"] for told in self.plan["phases"]]
         self.phases = tuple(name for name in names if phase_file(self.folder, name).is_file())
         self.missing: Mapping[str, str] = {
@@ -135,6 +153,14 @@ class Passage:
 
         read = [torch.from_numpy(self.acts(name)) for name in (witness, aligned)]
         of_witness, of_aligned = self.provenance(witness), self.provenance(aligned)
+        if "prompts" not in self.plan:
+            raise RunError(f"{self.folder / PLAN}: names no prompts; it is damaged.")
+        for name, told in ((witness, of_witness), (aligned, of_aligned)):
+            if missing := {*NEEDED} - {*told}:
+                raise RunError(
+                    f"{self._file(name)}: its provenance lacks {', '.join(sorted(missing))}; "
+                    "remove it and read it again."
+                )
         if of_witness["weights_hash"] == of_aligned["weights_hash"]:
             raise ProvenanceError(
                 f"{self.folder}: {witness} and {aligned} have the same weights; there is no "
@@ -176,6 +202,15 @@ class Passage:
                         f"{path}: only the mean of {phase} is stored; read it again with its "
                         "single prompts (--keep all)."
                     )
+                found = file.get_slice(name)
+                if (
+                    len(found.get_shape()) != DIMENSIONS[name]
+                    or found.get_dtype() not in PRECISIONS
+                ):
+                    raise RunError(
+                        f"{path}: {name} is {found.get_dtype()} of shape {found.get_shape()}; "
+                        "remove it and read it again."
+                    )
                 return file.get_tensor(name)
         except (OSError, SafetensorError) as error:
             raise RunError(f"{path}: cannot be read ({error}).") from error
@@ -189,13 +224,13 @@ class Passage:
 
 def is_passage(folder: str | Path) -> bool:
     """Tell whether a folder holds a passage."""
-    return (Path(folder) / PLAN).is_file()
+    return is_file(Path(folder) / PLAN)
 
 
 def phase_file(folder: Path, phase: str) -> Path:
     """Return where the reading of a phase lies, whatever its name holds."""
     told = re.sub(r"[^A-Za-z0-9._]+", "-", phase).strip("-.")[:60]
-    mark = hashlib.sha256(phase.encode()).hexdigest()[:8]
+    mark = hashlib.sha256(phase.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return folder / PHASES / f"{told}-{mark}.safetensors"
 
 
@@ -205,11 +240,20 @@ def read_about(path: Path) -> dict[str, Any]:
     Raises:
         RunError: If it is something else, or damaged.
     """
+    check_size(path, MAX_READING_BYTES, RunError)
     try:
         with safe_open(path, "np") as file:
-            about = json.loads((file.metadata() or {})["workbench"])
+            about = parse_json((file.metadata() or {})["workbench"].encode())
             if about["schema"] != SCHEMA or MEAN not in file.keys():  # noqa: SIM118 – no mapping
                 raise KeyError("schema or mean")
+            layers, provenance = about["layers"], about["provenance"]
+            if not isinstance(layers, list) or not isinstance(provenance, dict):
+                raise TypeError("layers or provenance")
+            rows = [file.get_slice(name).get_shape()[:1] for name in file.keys()]  # noqa: SIM118
+            if not 0 < len(layers) < MAX_LAYERS or any(row != [len(layers)] for row in rows):
+                raise ValueError("layers and rows do not fit")
+            if not all(type(layer) is int for layer in layers):
+                raise TypeError("layers are no whole numbers")
             return about | {"tensors": [*file.keys()]}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path}: cannot be read ({error}); remove it and read it again.") from error

@@ -1,6 +1,5 @@
 """Phases and lineages: named checkpoints of one model, in training order."""
 
-import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,14 +11,14 @@ from transformers import PretrainedConfig
 from workbench.adapters import Adapter
 from workbench.config import Recipe
 from workbench.errors import CheckpointError, ConfigError, PhaseMismatchError
+from workbench.limits import MAX_LINEAGE_BYTES, brief, is_file, is_folder
 from workbench.loading import load_config, load_model
 from workbench.models import Chat, HookedModel, Overflow
 from workbench.resources import builtin_lineages, is_builtin_lineage
 from workbench.series import KEYS, expand
 from workbench.sources.source import Source, find_source
-from workbench.tables import known_keys, place, strings
+from workbench.tables import known_keys, place, read_toml, strings
 
-MAX_LINEAGE_BYTES = 1_000_000
 NAMED = 12
 """How many phases an error names."""
 
@@ -97,20 +96,14 @@ class Lineage:
         path = Path(path)
         if is_builtin_lineage(path):
             return cls.builtin(path.name)
-        if path.is_dir():
+        if is_folder(path):
             path = path / "lineage.toml"
-        if not path.is_file():
+        if not is_file(path):
             known = f" Built in are {', '.join(builtin_lineages())}."
             raise ConfigError(
                 f"{path}: no such lineage file.{known if len(path.parts) == 1 else ''}"
             )
-        if path.stat().st_size > MAX_LINEAGE_BYTES:
-            raise ConfigError(f"{path}: larger than 1 MB; this is not a lineage file.")
-        try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ConfigError(f"{path}: not a TOML file: {error}.") from error
-        return _lineage_from(data, path)
+        return _lineage_from(read_toml(path, MAX_LINEAGE_BYTES), path)
 
     @classmethod
     def builtin(cls, name: str) -> "Lineage":
@@ -266,7 +259,7 @@ def _lineage_from(data: dict[str, Any], path: Path) -> Lineage:
     known_keys(roles, ("witness", "aligned", "sibling"), f"{path} [roles]")
     for key, choices in (("chat", get_args(Chat)), ("overflow", get_args(Overflow))):
         if (value := data.get(key)) not in (None, *choices):
-            raise ConfigError(f"{path}: {key} = {value!r}; it may be {', '.join(choices)}.")
+            raise ConfigError(f"{path}: {key} = {brief(value)}; it may be {', '.join(choices)}.")
     strings({key: data[key] for key in ("name", "judge") if key in data} | roles, str(path))
     return Lineage(
         name=data.get("name", path.parent.name),
@@ -288,7 +281,7 @@ def _phase_from(table: dict[str, Any], path: Path, step: int | None = None) -> P
     checkpoint = table.get("checkpoint", 0)
     if type(checkpoint) is not int or checkpoint < 0:
         raise ConfigError(
-            f"{path} [[phase]]: checkpoint must be a whole number, not {checkpoint!r}."
+            f"{path} [[phase]]: checkpoint must be a whole number, not {brief(checkpoint)}."
         )
     words = {key: value for key, value in table.items() if key != "checkpoint"}
     strings(words, f"{path} [[phase]]")

@@ -3,11 +3,12 @@
 import json
 import os
 from collections.abc import Sequence
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
+from workbench.errors import ProvenanceError
 from workbench.grids import Point, Said
+from workbench.limits import MAX_JSON_BYTES, parse_json, read_bounded
 from workbench.records import scores_from_json, scores_to_json
 
 Place = tuple[int, tuple[int, ...], float]
@@ -47,14 +48,14 @@ class Points:
             self.path.unlink(missing_ok=True)
 
     def _read(self, path: Path) -> None:
-        content = path.read_bytes()
+        content = read_bounded(path, MAX_JSON_BYTES, ProvenanceError)
         whole = content.rfind(b"\n") + 1
         for line in content[:whole].splitlines():
             try:
-                place, point = _from_json(json.loads(line))
-            except (JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError):
+                place, point = _from_json(parse_json(line))
+                self.found[place] = point
+            except (KeyError, TypeError, ValueError, AttributeError):
                 continue  # damaged: it is computed again
-            self.found[place] = point
         if whole < len(content):
             os.truncate(path, whole)
 

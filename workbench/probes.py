@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.errors import ProbeError
+from workbench.limits import (
+    MAX_JSONL_BYTES,
+    MAX_LINE_BYTES,
+    brief,
+    check_size,
+    is_file,
+    parse_json,
+    reason,
+)
 
 Kind = Literal["harmful", "benign"]
-MAX_LINE_CHARACTERS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -125,16 +133,22 @@ def read_jsonl(path: str | Path) -> list[tuple[int, dict[str, Any]]]:
         ProbeError: If the file is missing, empty, not UTF-8 or malformed; it names the line.
     """
     path, rows = Path(path), []
-    if not path.is_file():
+    if not is_file(path):
         raise ProbeError(f"{path}: no such file.")
-    with path.open("rb") as file:
-        number = 0
-        while line := file.readline(MAX_LINE_CHARACTERS + 1):
-            number += 1
-            if len(line) > MAX_LINE_CHARACTERS:
-                raise ProbeError(f"{path}:{number}: a line of over 1 MB; this is not a JSONL file.")
-            if line.strip():
-                rows.append((number, _json_object(line, f"{path}:{number}")))
+    check_size(path, MAX_JSONL_BYTES, ProbeError)
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                if len(line) > MAX_LINE_BYTES:
+                    raise ProbeError(
+                        f"{path}:{number}: a line of over 1 MB; this is no JSONL file."
+                    )
+                if line.strip():
+                    rows.append((number, _json_object(line, f"{path}:{number}")))
+    except OSError as error:
+        raise ProbeError(f"{path}: cannot be read ({reason(error)}).") from error
     if not rows:
         raise ProbeError(f"{path}: empty; give one JSON object per line.")
     return rows
@@ -151,10 +165,10 @@ def load_examples(path: str | Path) -> tuple[dict[str, Any], ...]:
 
 def _json_object(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = parse_json(line)
     except UnicodeDecodeError as error:
         raise ProbeError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8.") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise ProbeError(f"{where}: not JSON: {error}.") from error
     if not isinstance(row, dict):
         raise ProbeError(f'{where}: must be an object such as {{"prompt": "…"}}.')
@@ -164,12 +178,14 @@ def _json_object(line: bytes, where: str) -> dict[str, Any]:
 def _probe_from(row: dict[str, Any], kind: Kind, where: str) -> Probe:
     known = [field.name for field in fields(Probe)]
     if unknown := sorted(set(row) - set(known)):
-        raise ProbeError(f"{where}: unknown key {unknown[0]!r}; it may have {', '.join(known)}.")
+        raise ProbeError(
+            f"{where}: unknown key {brief(unknown[0])}; it may have {', '.join(known)}."
+        )
     row = {"kind": kind} | {key: value for key, value in row.items() if value is not None}
     if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
         raise ProbeError(f"{where}: needs a non-empty string under 'prompt'.")
     if row["kind"] not in ("harmful", "benign"):
-        raise ProbeError(f"{where}: kind is {row['kind']!r}; it may be harmful or benign.")
+        raise ProbeError(f"{where}: kind is {brief(row['kind'])}; it may be harmful or benign.")
     for key in ("cluster", "response"):
         if not isinstance(row.get(key, ""), str):
             raise ProbeError(f"{where}: {key!r} must be a string.")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from workbench.errors import ConfigError
+from workbench.limits import is_there
 
 
 def resource_folder(name: Literal["assets", "notebooks"]) -> Path:
@@ -29,4 +30,4 @@ def builtin_lineages() -> dict[str, Path]:
 def is_builtin_lineage(source: str | Path) -> bool:
     """Tell the bare name of a built-in lineage from a path, which goes first."""
     path = Path(source)
-    return len(path.parts) == 1 and not path.exists() and path.name in builtin_lineages()
+    return len(path.parts) == 1 and not is_there(path) and path.name in builtin_lineages()

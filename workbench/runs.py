@@ -145,10 +145,12 @@ class Run:
         """Mark the run failed and why, keep its training state, and release the lock.
 
         Where that cannot be written (a full disk, no memory) the run is one whose process is gone.
-        A run that another process has taken over is left alone.
+        A run that another process has taken over is left alone; one that is done stays so, as only
+        clearing up has failed, which resuming does again.
         """
         with suppress(OSError, RunError, MemoryError):
-            self.write_info({**self.info, "status": "failed", "failure": reason})
+            if (info := self.info)["status"] != "done":
+                self.write_info(info | {"status": "failed", "failure": reason})
         self.unlock()
 
     def lock(self, *, break_lock: bool = False) -> None:
@@ -159,6 +161,7 @@ class Run:
         """Stop being the writer."""
         if self._nonce is not None:
             release_lock(self.folder / "lock", self._nonce)
+            self._nonce = None
 
     def _check_writer(self) -> None:
         """Raise `RunError` if another process has taken the run over from this writer."""
@@ -211,7 +214,8 @@ class Run:
 
     def layer_values(self, name: str) -> Float[np.ndarray, "step layer"]:
         """Return `alignment`, `low`, `high`, `along`, `across` or `norm` at measured steps."""
-        return np.array([line["drift"][name] for line in self.measured], dtype=float)
+        values = [line["drift"][name] for line in self.measured]
+        return np.array(values, dtype=float) if values else np.empty((0, 0))
 
     def drift(self) -> Float[np.ndarray, "step layer d_model"]:
         """Return the drift vectors at measured steps, in residual-stream units."""
@@ -234,7 +238,7 @@ class Run:
         lines = self.measured
         if not lines:
             raise RunError(f"{self.folder}: no drift was measured yet.")
-        found = [self._drift.load(line["step"], line["drift"].get("sha256")) for line in lines]
+        found = [self._drift.load(line["step"], line["drift"]["sha256"]) for line in lines]
         try:
             return np.stack([one[name] for one in found])
         except ValueError as error:

@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import ConfigError
+from workbench.limits import brief, is_there
 
 KEYS = ("steps", "revisions")
 """What makes a table a series: numbers, or the names of revisions."""
 
 MAX_PHASES = 10_000
+MAX_REVISION = 100
+"""Characters in the name of a revision."""
+
+MAX_PLACEHOLDERS = 3
+"""In a pattern: with more, matching a name that does not fit takes minutes."""
+
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 IN_A_NAME = re.compile(r"step[-_]?(?P<step>\d+)")
 """Where the step of a revision stands if no pattern says so."""
@@ -70,7 +77,7 @@ def _steps(told: Any, where: str) -> list[int]:
             steps.append(item)
         else:
             raise ConfigError(
-                f"{where}: {item!r} is no step; give numbers from 0 on, or "
+                f"{where}: {brief(item)} is no step; give numbers from 0 on, or "
                 "{from = …, to = …, every = …}."
             )
         _check_count(len(steps), where)
@@ -86,8 +93,8 @@ def _range(told: Mapping[str, Any], where: str) -> range:
     )
     if set(told) != {"from", "to", "every"} or first < 0 or last < first or every < 1:
         raise ConfigError(
-            f"{where}: {dict(told)} is no range of steps; it needs from, to (not below it) and "
-            "every (at least 1)."
+            f"{where}: {brief(dict(told))} is no range of steps; it needs from, to (not below it) "
+            "and every (at least 1)."
         )
     _check_count((last - first) // every + 1, where)
     return range(first, last + 1, every)
@@ -101,11 +108,16 @@ def _from_revisions(told: Any, pattern: Any, where: str) -> list[dict[str, Any]]
     expected = IN_A_NAME if pattern is None else _matching(pattern, where)
     values = []
     for revision in told:
+        if len(revision) > MAX_REVISION:
+            raise ConfigError(
+                f"{where}: revision {brief(revision)} has more than {MAX_REVISION} characters."
+            )
         found = expected.search(revision) if pattern is None else expected.fullmatch(revision)
         if found is None:
             raise ConfigError(
-                f"{where}: revision {revision!r} does not match {pattern or 'step{step}'!r}; say "
-                "where its step stands, such as revision = 'stage1-step{step}-tokens{tokens}B'."
+                f"{where}: revision {revision!r} does not match "
+                f"{brief(pattern or 'step{step}')}; say where its step stands, such as "
+                "revision = 'stage1-step{step}-tokens{tokens}B'."
             )
         numbers = found.groupdict()
         values.append(numbers | {"step": int(numbers["step"]), "revision": revision})
@@ -115,11 +127,13 @@ def _from_revisions(told: Any, pattern: Any, where: str) -> list[dict[str, Any]]
 def _matching(pattern: Any, where: str) -> re.Pattern[str]:
     """The expression that a pattern stands for: digits for {step}, anything for the others."""
     names = PLACEHOLDER.findall(pattern) if isinstance(pattern, str) else []
+    if len(names) > MAX_PLACEHOLDERS:
+        raise ConfigError(f"{where}: revision has more than {MAX_PLACEHOLDERS} placeholders.")
     known = all(name.isidentifier() and name != "revision" for name in names)
     if "step" not in names or not known or len({*names}) < len(names):
         raise ConfigError(
-            f"{where}: revision = {pattern!r} must hold {{step}} once, and each other placeholder "
-            "once, such as {tokens}."
+            f"{where}: revision = {brief(pattern)} must hold {{step}} once, and each other "
+            "placeholder once, such as {tokens}."
         )
     parts = PLACEHOLDER.split(pattern)
     text = "".join(
@@ -146,7 +160,7 @@ def _filled(table: Mapping[str, Any], values: Mapping[str, Any], where: str) -> 
 def _folders(tables: list[dict[str, Any]], root: Path) -> list[dict[str, Any]]:
     """Where one checkpoint is a folder all are: one that is missing is no hub id."""
     models = [table.get("model") for table in tables]
-    if not any(isinstance(model, str) and (root / model).exists() for model in models):
+    if not any(isinstance(model, str) and is_there(root / model) for model in models):
         return tables
     return [
         table | {"model": str(root / model)} if isinstance(model, str) else table

@@ -1,10 +1,12 @@
 """The shape of JSON values: which keys they may and must have, and of which kind each is."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from workbench.limits import brief
 
 MAX_INTEGER = 2**63
 """Counts, sizes and steps are below; JSON itself knows no limit."""
@@ -39,9 +41,16 @@ class Each:
 
 @dataclass(frozen=True)
 class Open:
-    """A table of which some keys are known, if they are there; others may be anything."""
+    """A table with these keys; others may be there and be anything."""
 
     known: dict[str, Any]
+
+
+def is_folder_name(name: Any) -> bool:
+    """Tell the name of a folder right there from what would lead elsewhere, or nowhere."""
+    if not isinstance(name, str) or not name or name.startswith("."):
+        return False
+    return name.isprintable() and name == Path(name).name and len(name.encode()) < 256
 
 
 def _is_number(value: Any) -> bool:
@@ -53,6 +62,7 @@ def _is_number(value: Any) -> bool:
 
 ANY = Kind("any value", lambda _: True)
 NULL = Kind("null", lambda value: value is None)
+FOLDER = Kind("the name of a folder", is_folder_name)
 NAME = Kind("a string", lambda value: isinstance(value, str))
 NUMBER = Kind("a number", _is_number)
 COUNT = Kind("a count", lambda value: type(value) is int and 0 <= value < MAX_INTEGER)
@@ -78,9 +88,9 @@ def check_shape(value: Any, shape: Any, where: str = "") -> None:
     """Raise `ValueError`, naming the place, unless a JSON value has a shape.
 
     Args:
-        value: As `parse_json` gives it.
+        value: As `limits.parse_json` gives it.
         shape: A `Kind`; a list of one shape; a dict of keys with their shapes, all needed but for
-            `Maybe`, and no others; `Each`; or `Open`.
+            `Maybe`, and no others; `Each`; or `Open`, in which there may be others.
         where: What `value` is, with dots between keys.
     """
     if isinstance(shape, Kind):
@@ -97,14 +107,6 @@ def check_shape(value: Any, shape: Any, where: str = "") -> None:
         _check_table(value, shape, f"{where}." if where else "")
 
 
-def parse_json(text: bytes | str) -> Any:
-    """Return a JSON value; `ValueError` if it is none, is nested too deeply or holds NaN."""
-    try:
-        return json.loads(text, parse_constant=_no_number)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
 def _check_table(value: dict[str, Any], shape: Any, dot: str) -> None:
     if isinstance(shape, Each):
         for key, item in value.items():
@@ -117,18 +119,12 @@ def _check_table(value: dict[str, Any], shape: Any, dot: str) -> None:
         if key in value:
             inner = wanted.shape if isinstance(wanted, Maybe) else wanted
             check_shape(value[key], inner, f"{dot}{key}")
-        elif not isinstance(shape, Open) and not isinstance(wanted, Maybe):
+        elif not isinstance(wanted, Maybe):
             raise ValueError(f"{dot}{key} is missing")
-
-
-def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
 
 
 def _brief(value: Any) -> str:
     """A value as an error shows it."""
     if isinstance(value, dict):
         return "a table"
-    if isinstance(value, list):
-        return "a list"
-    return repr(value[:40]) if isinstance(value, str) else str(value)[:40]
+    return "a list" if isinstance(value, list) else brief(value)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import RunError
-from workbench.files import flush_folder, write_atomic, write_json
-from workbench.shape import COUNT, NAME, Maybe, check_shape, parse_json
+from workbench.files import flush_folder, make_folder, write_atomic, write_json
+from workbench.limits import MAX_JSON_BYTES, MAX_STATE_BYTES, is_there, parse_json, read_bounded
+from workbench.shape import COUNT, NAME, check_shape
 
-STATE = {"step": COUNT, "records_bytes": COUNT, "sha256": Maybe(NAME), "config": Maybe(NAME)}
-"""What state.json says; the last two are missing in what version 0.1.0 wrote."""
+STATE = {"step": COUNT, "records_bytes": COUNT, "sha256": NAME, "config": NAME}
+"""What state.json says: hashes of the state, and of the settings that it was made with."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class States:
 
     folder: Path
 
-    def save(self, step: int, blob: bytes, records_bytes: int, config: str | None = None) -> None:
+    def save(self, step: int, blob: bytes, records_bytes: int, config: str) -> None:
         """Store the state after `step`, then point to it, then drop the one before.
 
         Args:
@@ -31,11 +32,10 @@ class States:
             config: Hash of the settings that it was made with.
         """
         folder = self.folder / f"{step:06d}"
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)  # also what an archive left out as it was empty
         write_atomic(folder / "state.safetensors", blob)
-        told = {"step": step, "records_bytes": records_bytes}
-        told |= {"sha256": hashlib.sha256(blob).hexdigest()}
-        write_json(folder / "state.json", told | ({"config": config} if config else {}))
+        told = {"step": step, "records_bytes": records_bytes, "config": config}
+        write_json(folder / "state.json", told | {"sha256": hashlib.sha256(blob).hexdigest()})
         flush_folder(self.folder)
         write_atomic(self.folder / "current", f"{step:06d}".encode())
         for old in self.folder.iterdir():
@@ -51,11 +51,8 @@ class States:
         if (told := self.last()) is None:
             return None
         path = self.folder / f"{told['step']:06d}" / "state.safetensors"
-        try:
-            blob = path.read_bytes()
-        except OSError as error:
-            raise RunError(f"{path}: cannot be read ({error}).") from error
-        if hashlib.sha256(blob).hexdigest() != told.get("sha256", hashlib.sha256(blob).hexdigest()):
+        blob = read_bounded(path, MAX_STATE_BYTES, RunError)
+        if hashlib.sha256(blob).hexdigest() != told["sha256"]:
             raise RunError(f"{path}: damaged (another hash than when it was stored); begin anew.")
         return blob
 
@@ -71,17 +68,17 @@ class States:
             RunError: If it is damaged.
         """
         path = pointer = self.folder / "current"
+        if not is_there(pointer):
+            return None
         try:
-            if not pointer.is_file():
-                return None
-            name = pointer.read_bytes()
+            name = read_bounded(pointer, MAX_JSON_BYTES, RunError)
             if not re.fullmatch(rb"\d{6,18}", name):
                 raise ValueError(f"{name[:20]!r} is no step")
             path = self.folder / name.decode() / "state.json"
-            told = parse_json(path.read_bytes())
+            told = parse_json(read_bounded(path, MAX_JSON_BYTES, RunError))
             check_shape(told, STATE)
             if told["step"] != int(name):
                 raise ValueError(f"step is {told['step']}")
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise RunError(f"{path}: cannot be read ({error}).") from error
         return told

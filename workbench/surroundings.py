@@ -3,7 +3,6 @@
 They lie in the lineage's folder of an experiment, or in the folder of a run that stands alone.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,10 @@ import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
-from workbench.archive import read_json, read_tensors
+from workbench.archive import PLAN, read_json, read_tensors
 from workbench.errors import RunError
 from workbench.files import file_hash
+from workbench.limits import brief, is_file, parse_json, reason
 from workbench.runs import Run
 
 DIRECTIONS, SIBLING = "directions.safetensors", "sibling.safetensors"
@@ -72,18 +72,27 @@ class Surroundings:
         """Read what lies in a folder."""
         directions, about = _artefact(folder / DIRECTIONS)
         phases, told = _artefact(folder / PHASES)
-        provenance = about.get("provenance", {})
+        provenance, located = about.get("provenance", {}), told.get("provenance", {})
         roles = {name: provenance[name] for name in ("witness", "aligned") if name in provenance}
-        located = told.get("provenance", {})
         known = [roles[name] for name in ("witness", "aligned") if name in roles]
         order = tuple(located.get("phases", known))
-        unit = directions.get("unit")
+        unit, gap = directions.get("unit"), directions.get("gap")
+        sibling = _artefact(folder / SIBLING)[0].get("unit")
+        _check_rows(folder, {"unit": unit, "sibling": sibling, **phases}, gap)
+        p99 = _p99(folder / NULLS)
+        if p99 is not None and unit is not None and len(p99) != len(unit):
+            raise RunError(f"{folder / NULLS}: p99 of {len(p99)} layers, v_rev has {len(unit)}.")
+        layers = None if unit is None else tuple(about.get("layers", range(len(unit))))
+        if unit is not None and len(layers or ()) != len(unit):
+            raise RunError(
+                f"{folder / DIRECTIONS}: names {len(layers or ())} layers, not {len(unit)}."
+            )
         return cls(
-            layers=None if unit is None else tuple(about.get("layers", range(len(unit)))),
+            layers=layers,
             unit=unit,
-            gap=directions.get("gap"),
-            sibling=_artefact(folder / SIBLING)[0].get("unit"),
-            p99=_p99(folder / NULLS),
+            gap=gap,
+            sibling=sibling,
+            p99=p99,
             readout=read_json(folder / READOUT) if (folder / READOUT).is_file() else None,
             phases={name: phases[name] for name in order if name in phases} or None,
             roles=roles | located.get("roles", {}),
@@ -110,11 +119,11 @@ def surroundings_of(runs: Sequence[Run]) -> list[Surroundings]:
 
 def home_of(run: Run) -> Path:
     """Return the folder with a run's surroundings: its lineage's, or its own if it is alone."""
-    config, experiment = run.info.get("config", {}), run.folder.resolve().parent.parent
-    if (experiment / "experiment.json").is_file():
-        for lineage in read_json(experiment / "experiment.json").get("lineages", ()):
+    config, experiment = run.info["config"], run.folder.resolve().parent.parent
+    if is_file(experiment / "experiment.json"):
+        for lineage in read_json(experiment / "experiment.json", PLAN)["lineages"]:
             if lineage["name"] == config.get("lineage"):
-                return experiment / "lineages" / lineage.get("folder", lineage["name"])
+                return experiment / "lineages" / lineage["folder"]
     # The plan is written last; a run that is under way names its directions by their hash.
     for file in sorted(experiment.glob(f"lineages/[!.]*/{DIRECTIONS}")):
         if file_hash(file) == config.get("directions"):
@@ -129,11 +138,47 @@ def _artefact(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     arrays = read_tensors(path)
     try:
         with safe_open(path, "np") as file:
-            return arrays, dict(json.loads((file.metadata() or {}).get("workbench", "{}")))
-    except (SafetensorError, ValueError, TypeError) as error:
+            about = parse_json((file.metadata() or {}).get("workbench", "{}").encode())
+        return arrays, _checked(about)
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{path}: cannot be read ({error}).") from error
+
+
+def _checked(about: Any) -> dict[str, Any]:
+    """What a file says of itself, or `TypeError` if it says something else."""
+    provenance, layers = about.get("provenance", {}), about.get("layers", [])
+    phases, roles = provenance.get("phases", []), provenance.get("roles", {})
+    names = [*phases, *roles.values(), provenance.get("witness"), provenance.get("aligned")]
+    if not all(name is None or isinstance(name, str) for name in names):
+        raise TypeError("a phase has no name")
+    if not isinstance(phases, list) or not all(type(layer) is int for layer in layers):
+        raise TypeError("layers or phases are none")
+    return about
+
+
+def _check_rows(
+    folder: Path, tables: Mapping[str, np.ndarray | None], gap: np.ndarray | None
+) -> None:
+    """Refuse arrays that do not have one row per layer, or are not of one model."""
+    known = {name: table for name, table in tables.items() if table is not None}
+    shape = next((table.shape for table in known.values()), () if gap is None else gap.shape)
+    wanted = [(name, table, shape) for name, table in known.items()]
+    wanted += [] if gap is None else [("gap", gap, shape[:1])]
+    for name, array, expected in wanted:
+        whole = array.ndim == 1 if name == "gap" else array.ndim == 2
+        if array.dtype.kind != "f" or array.shape != expected or not whole:
+            raise RunError(
+                f"{folder}: {brief(name)} is {array.dtype} of shape {list(array.shape)}, not one "
+                "row of numbers per layer of v_rev; it is damaged."
+            )
 
 
 def _p99(path: Path) -> Float[np.ndarray, " layer"] | None:
     matched = read_json(path).get("matched") if path.is_file() else None
-    return None if matched is None else np.array(matched["p99"], dtype=float)
+    try:
+        found = None if matched is None else np.array(matched["p99"], dtype=float)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise RunError(f"{path}: cannot be read ({reason(error)}).") from error
+    if found is not None and found.ndim != 1:
+        raise RunError(f"{path}: p99 is no list of numbers; it is damaged.")
+    return found

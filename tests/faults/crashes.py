@@ -1,17 +1,13 @@
 """Fine-tunings that are killed, looked at, resumed, and compared with one left in peace."""
 
-import json
-import random
 import re
-import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from looking import contents, faults_of, last_line, listed, read_run, whole_lines
 from nursery import Ended, environment
-from operations import KILLS, REFUSALS, SURVIVE
 
 STEPS = 6
 RUN = "run"
@@ -32,41 +28,6 @@ ARMS = {
     "lora": ("--lora", "2"),
 }
 """Options of `finetune`; the planted model has dropout in its config, so that all arms drop out."""
-
-VARY = ("created", "command", "wall_seconds")
-"""What may differ in JSON files between runs of the same settings."""
-
-
-@dataclass
-class Counts:
-    """What was done, and what was lost."""
-
-    kills: int = 0
-    resumes: int = 0
-    recomputed: int = 0
-    most: int = 0
-    """Most steps recomputed after one kill."""
-
-    lost: int = 0
-    differing: int = 0
-    """Runs that ended in other bits."""
-
-    refused: int = 0
-    """Processes that were told of a failing disk."""
-
-    faults: list[str] = field(default_factory=list)
-    """What went wrong, in words."""
-
-    def __str__(self):
-        return (
-            f"kills {self.kills}, refusals {self.refused}, resumes {self.resumes}, "
-            f"steps recomputed {self.recomputed} (at most {self.most} at once), "
-            f"lost = {self.lost}, differing bits = {self.differing}, faults = {len(self.faults)}"
-        )
-
-    def told(self, most=12):
-        """The counts, and the first faults."""
-        return "\n  ".join([str(self), *self.faults[:most]])
 
 
 class Subject:
@@ -123,13 +84,21 @@ class Subject:
             what: How it came to be, in words.
         """
         found = self.look(root, counts, what)
+        self.verify(root, counts, f"{what}, not resumed yet")
         counts.resumes += (root / self.name).exists()
         ended = self.start(root).wait()
         if ended.status != 0:
-            counts.faults.append(f"{what}: not resumed ({ended.status}): {_last(ended.told)}")
+            counts.faults.append(f"{what}: not resumed ({ended.status}): {last_line(ended.told)}")
             return
         self.note_recomputed(found, ended.told, counts, what)
+        self.verify(root, counts, what)
         self.compare(root, counts, what)
+
+    def verify(self, root, counts, what):
+        """Let `verify` look at what is there; a stopped run is as sound as a finished one."""
+        if (root / self.name).exists():
+            counts.verified += 1
+            counts.faults += [f"{what}: verify: {one}" for one in faults_of(root / self.name)]
 
     def look(self, root, counts, what):
         """Read what is left, as another process would; return its whole lines."""
@@ -254,149 +223,3 @@ class Command(Subject):
 
     def note_recomputed(self, found, told, counts, what):
         """Steps are not counted here."""
-
-
-def campaign(subjects, kills, seed, *, interpreters=0):
-    """Kill so many processes, in chains, over several arms; resume all, and compare.
-
-    Args:
-        subjects: The arms.
-        kills: How many processes to kill at least.
-        seed: Of every moment.
-        interpreters: So many of them as Pythons of their own, not forked.
-    """
-    counts, rng, number = Counts(), random.Random(seed), 0
-    while counts.kills < kills:
-        subject = subjects[number % len(subjects)]
-        root = subject.store(f"killed-{number}")
-        number += 1
-        for _ in range(rng.choice((1, 1, 2, 3, 4))):
-            own = counts.kills < interpreters
-            if not subject.shoot(root, rng, counts, interpreter=own) or counts.kills >= kills:
-                break
-        subject.finish(root, counts, f"{subject.arm} ({root.name})")
-        shutil.rmtree(root)
-    return counts
-
-
-def sweep(subject, cases, *, begun=None):
-    """Let one operation of a fine-tuning fail, for each of many; resume each, and compare.
-
-    Args:
-        subject: The fine-tuning.
-        cases: Numbers of operations, and what happens there.
-        begun: A store to begin from: then it is the resuming that fails.
-    """
-    counts = Counts()
-    for number, (at, fault) in enumerate(cases):
-        root = subject.folder / f"sweep-{number}"
-        if begun is None:
-            root.mkdir()
-        else:
-            shutil.copytree(begun, root)
-        log = subject.folder / "log.txt"
-        ended = subject.start(root, at=at, fault=fault, log=log).wait()
-        done = listed(log)
-        what = (
-            f"{subject.arm} {fault} at {done[at - 1] if at <= len(done) else f'{at}: not reached'}"
-        )
-        if fault in REFUSALS:
-            counts.refused += ended.status != 0
-            if (told := _foreign(ended)) is not None:
-                counts.faults.append(f"{what}: {told}")
-        elif ended.status != -9:
-            counts.faults.append(f"{what}: ended with {ended}")
-        else:
-            counts.kills += 1
-        if fault == "power" and ended.status == -9:
-            for survive in SURVIVE:
-                left = root.with_name(f"{root.name}.{survive}")
-                _check_flushed(subject, left, done[: at - 1], counts, f"{what}, {survive} left")
-                subject.finish(left, counts, f"{what}, {survive} left")
-                shutil.rmtree(left)
-        else:
-            subject.finish(root, counts, what)
-        shutil.rmtree(root)
-    return counts
-
-
-def listed(log):
-    """Operations in a log, without process ids and random names, which differ from run to run."""
-    text = re.sub(r"\.(\d{2,}|[0-9a-f]{32})(\.tmp)?$", ".N", log.read_text(), flags=re.MULTILINE)
-    return re.sub(r"\.new-[0-9a-f]{32}", ".new-N", text).splitlines()
-
-
-def every_case(operations, faults=(*KILLS, *REFUSALS, "power"), step=1, first=1):
-    """Every n-th operation with each of the faults that it can have, in turn."""
-    return [
-        (at, fault)
-        for at in range(first, len(operations) + 1, step)
-        for fault in faults
-        if fault != "half" or operations[at - 1].split()[1] == "write"
-    ]
-
-
-def _check_flushed(subject, root, done, counts, what):
-    """A line whose appending had returned is there after a reboot; without rewinds, all are."""
-    if subject.name != RUN or any(one.split()[1] == "truncate" for one in done):
-        return
-    made = [operation for operation in done if operation.endswith(f"{RUN}/records.jsonl")]
-    sure = sum(operation.split()[1] == "fsync" for operation in made)
-    found = len(subject.look(root, counts, what))
-    if found < sure:
-        counts.lost += 1
-        counts.faults.append(f"{what}: {found} lines of {sure} that had been flushed")
-
-
-def _foreign(ended):
-    """What is wrong with how a process with a failing disk ended; None if nothing is."""
-    if "Traceback" in ended.told:
-        return f"a trace: {_last(ended.told)}"
-    if ended.status not in (0, 2):
-        return f"status {ended.status}: {_last(ended.told)}"
-    if ended.status == 2 and not _last(ended.told).startswith("workbench: "):
-        return f"says {_last(ended.told)!r}"
-    return None
-
-
-def _last(told):
-    return (told.strip().splitlines() or [""])[-1][-300:]
-
-
-def read_run(folder):
-    """Read all that a reader may ask of a run; return its whole lines, as they are stored."""
-    from workbench.runs import Run
-    from workbench.standing import Standing, stamp
-
-    run = Run(folder).checked()
-    standing = Standing.of(run)
-    assert standing.state in ("stopped", "done", "failed"), standing
-    stamp(run)
-    if run.measured:
-        assert len(run.drift()) == len(run.projections()) == len(run.measured)
-    lines = whole_lines(folder)
-    assert [json.loads(line) for line in lines] == run.refresh().lines
-    return lines
-
-
-def whole_lines(folder):
-    """The whole lines of a run's records."""
-    content = (folder / "records.jsonl").read_bytes()
-    return content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
-
-
-def contents(folder):
-    """Every file below a folder, by path; of JSON without what may differ."""
-    found = {}
-    for path in folder.rglob("*"):
-        if path.is_file():
-            content = path.read_bytes()
-            if path.name in ("run.json", "experiment.json", "summary.json"):
-                told = json.loads(content)
-                content = {key: value for key, value in told.items() if key not in VARY}
-            elif path.name == "report.html":
-                content = len(content) > 10_000  # it tells the time that it took
-            found[str(path.relative_to(folder))] = content
-        elif not any(path.iterdir()):
-            found[f"{path.relative_to(folder)}/"] = b""
-    return found

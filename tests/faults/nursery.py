@@ -131,6 +131,7 @@ class Nursery:
             self._process.wait(PATIENCE)
 
     def _ask(self, request, output):
+        output.touch()  # the process may be killed before it opens it
         connection = self._connect()
         connection.sendall(json.dumps(request).encode() + b"\n")
         return Job(connection, output)

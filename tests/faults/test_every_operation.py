@@ -4,8 +4,10 @@ import random
 import shutil
 
 import pytest
-from crashes import RUN, Command, Counts, every_case, sweep
+from counting import Counts
+from crashes import RUN, Command
 from operations import KILLS
+from sweeps import every_case, sweep
 
 SAMPLE = 24
 TINY = ("--steps", "3", "--batch-size", "4", "--learning-rate", "0.001")
@@ -68,7 +70,7 @@ def test_a_resuming_whose_operation_fails_is_continued_to_the_same_bits(subject,
 
 
 def operations_of_resuming(fine_tuning, root):
-    from crashes import listed
+    from looking import listed
 
     copy, log = root.with_name("copy"), fine_tuning.folder / "resuming.txt"
     shutil.copytree(root, copy)

@@ -7,8 +7,10 @@ import sys
 import time
 
 import pytest
-from crashes import ARMS, RUN, campaign, contents
+from crashes import ARMS, RUN
+from looking import contents
 from nursery import environment
+from sweeps import campaign
 
 SEED = int(os.environ.get("WORKBENCH_SEED", "0")) or time.time_ns() % 1_000_000
 

@@ -26,4 +26,5 @@ def run(arguments: Namespace) -> None:
         recipe,
         standard_arms(DEMO_STRENGTHS),
         max_new_tokens=MAX_NEW_TOKENS,
+        state_every=1,
     )

@@ -1,6 +1,5 @@
 """Raw weights: a state dict in a file, as whoever trained it has saved it."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from workbench.errors import CheckpointError
+from workbench.limits import brief
+from workbench.sources.sizes import check_weights_file
 
 WRAPPED_IN = ("state_dict", "model_state_dict", "model", "module")
 """Under which key training scripts keep the state dict in a checkpoint of theirs."""
@@ -28,13 +29,16 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     try:
+        check_weights_file(path)
         if path.suffix == ".safetensors":
             return unwrapped(load_file(path), str(path))
         found = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
         return unwrapped(found, str(path))
     except SafetensorError as error:
         raise CheckpointError(f"{path}: damaged ({error}); copy it again.") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # PyTorch's unpickler raises anything at a damaged file.
         raise CheckpointError(
             f"{path}: damaged, or holds code beside weights, which is never run; save the "
             "state_dict alone, best as safetensors."
@@ -53,8 +57,12 @@ def unwrapped(found: Any, where: str = "The state dict") -> dict[str, Tensor]:
     if not isinstance(found, Mapping) or not found:
         raise CheckpointError(f"{where}: no state dict in it.")
     state = dict(found)
-    if strange := [key for key, value in state.items() if not isinstance(value, Tensor)]:
-        raise CheckpointError(f"{where}: {strange[0]!r} is no tensor; save the state_dict alone.")
+    if strange := [
+        key for key, one in state.items() if not isinstance(one, Tensor) or not isinstance(key, str)
+    ]:
+        raise CheckpointError(
+            f"{where}: {brief(strange[0])} is no tensor; save the state_dict alone."
+        )
     for prefix in (*PREFIXES, *PREFIXES):  # one around the other, either way
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}

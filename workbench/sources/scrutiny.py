@@ -105,7 +105,9 @@ def clear_errors(name: str, part: str) -> Iterator[None]:
         raise CheckpointError(
             f"{name}: {part} needs a package that is not installed ({cause})"
         ) from error
-    except Exception as error:  # On a bad file the loaders' own libraries raise anything.
+    except BaseException as error:  # On a bad file the loaders' own libraries raise anything.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # an interrupt; Rust's panic is no Exception either
         cause = " ".join(str(error).split())[:300] or type(error).__name__
         if "trust_remote_code" in str(error):
             raise CheckpointError(

@@ -1,13 +1,22 @@
 """Where a model comes from: what a folder, a file or a hub id turns out to hold."""
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from workbench.errors import CheckpointError, ConfigError
+from workbench.limits import (
+    MAX_CONFIG_BYTES,
+    MAX_INDEX_BYTES,
+    is_file,
+    is_folder,
+    is_there,
+    parse_json,
+    read_bounded,
+)
 from workbench.sources.hub import checkpoint_revision, fetch_folder, find_file
+from workbench.sources.sizes import check_files, check_rank, check_weights_file
 
 Kind = Literal["checkpoint", "adapter", "weights"]
 
@@ -99,10 +108,10 @@ def find_source(
         raise ConfigError(
             f"{source}: a folder here has no revisions ({revision!r}); name a hub id."
         )
-    path = Path(source).expanduser()
-    if path.is_file():
+    path = _expanded(source)
+    if is_file(path):
         return _file(path, base)
-    if not path.is_dir():
+    if not is_folder(path):
         raise CheckpointError(f"{path}: no such folder; give a folder of save_pretrained.")
     if _is_adapter(path):
         return _adapter(path, base)
@@ -118,7 +127,7 @@ def places_here(source: str | Path, base: str | Path | None = None) -> list[Path
     """
     places: list[Path] = []
     below: str | Path | None = source
-    while below is not None and (place := Path(below).expanduser()).exists():
+    while below is not None and is_there(place := _expanded(below)):
         if place.resolve() in (other.resolve() for other in places):
             break  # adapters that sit on each other
         places.append(place)
@@ -132,14 +141,21 @@ def places_here(source: str | Path, base: str | Path | None = None) -> list[Path
 
 def is_path(source: str | Path) -> bool:
     """Tell a folder or file from a hub id, also where it is missing."""
-    if isinstance(source, Path) or source.startswith((".", "/", "~")) or Path(source).exists():
+    if isinstance(source, Path) or source.startswith((".", "/", "~")) or is_there(source):
         return True
     return source.endswith(RAW_SUFFIXES)
 
 
 def has_tokenizer(folder: str | Path) -> bool:
     """Whether a folder here holds the files of a tokenizer."""
-    return any((Path(folder) / file).is_file() for file in TOKENIZER_FILES)
+    return any(is_file(Path(folder) / file) for file in TOKENIZER_FILES)
+
+
+def _expanded(source: str | Path) -> Path:
+    """A path whose ~ is a home; that of nobody stays as it is."""
+    with suppress(RuntimeError):
+        return Path(source).expanduser()
+    return Path(source)
 
 
 def _on_hub(repository: str, revision: str | None, base: str | Path | None) -> Source:
@@ -167,6 +183,7 @@ def _file(path: Path, base: str | Path | None) -> Source:
             "and tokenizer they have as base."
         )
     _refuse_pointers(path)
+    check_weights_file(path)
     under = find_source(base)
     if under.kind != "checkpoint":
         raise ConfigError(f"{base}: the base of raw weights must be a whole checkpoint.")
@@ -186,6 +203,8 @@ def _is_adapter(folder: Path) -> bool:
 
 def _adapter(folder: Path, base: str | Path | None) -> Source:
     told = read_json(folder / "adapter_config.json")
+    check_files(folder)
+    check_rank(told, folder)
     if not any(folder.glob("adapter_model*")):
         raise CheckpointError(f"{folder}: no adapter_model.safetensors beside adapter_config.json.")
     named = base or told.get("base_model_name_or_path")
@@ -209,7 +228,8 @@ def _adapter(folder: Path, base: str | Path | None) -> Source:
 
 def _beside(folder: Path, named: str | Path) -> str | Path:
     """What an adapter names as its base: relative to the adapter, or to where training ran."""
-    return folder / named if (folder / named).is_dir() else named
+    beside = folder / named
+    return beside if is_folder(beside) else named
 
 
 def _refuse_base(source: str | Path, base: str | Path | None) -> None:
@@ -222,6 +242,7 @@ def _check_folder(folder: Path) -> None:
         raise CheckpointError(f"{folder}: no config.json; give a folder of save_pretrained.")
     if not _weights(folder):
         raise CheckpointError(f"{folder}: no weights (*.safetensors) beside config.json.")
+    check_files(folder)
     for index in INDICES:
         if (folder / index).is_file():
             if (alone := folder / index.removesuffix(".index.json")).is_file():
@@ -230,7 +251,9 @@ def _check_folder(folder: Path) -> None:
                     "save; remove it."
                 )
             shards = read_json(folder / index).get("weight_map")
-            if not isinstance(shards, dict):
+            if not isinstance(shards, dict) or not all(
+                isinstance(name, str) for name in shards.values()
+            ):
                 raise CheckpointError(f"{folder / index}: damaged; copy it again.")
             if missing := sorted({*shards.values()} - {path.name for path in folder.iterdir()}):
                 raise CheckpointError(
@@ -242,7 +265,8 @@ def _check_folder(folder: Path) -> None:
 
 
 def _weights(folder: Path) -> list[Path]:
-    return [path for pattern in WEIGHT_PATTERNS for path in sorted(folder.glob(pattern))]
+    found = [path for pattern in WEIGHT_PATTERNS for path in sorted(folder.glob(pattern))]
+    return [path for path in found if not is_folder(path)]
 
 
 def _refuse_pointers(path: Path) -> None:
@@ -257,9 +281,11 @@ def read_json(path: Path) -> dict:
     Raises:
         CheckpointError: If it is something else, or damaged.
     """
+    limit = MAX_INDEX_BYTES if path.name in INDICES else MAX_CONFIG_BYTES
+    content = read_bounded(path, limit, CheckpointError)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = parse_json(content, once=False)  # as the loaders read it
+    except ValueError as error:
         raise CheckpointError(f"{path}: damaged ({error}); copy it again.") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: damaged (not an object); copy it again.")

@@ -1,6 +1,7 @@
 """Named tensors and arrays: safetensors and npz."""
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import torch
 from safetensors import safe_open
 
 from workbench.errors import ProvenanceError
-from workbench.vectors.base import NOTES, Vectors, layer_of, of_rows, reading
+from workbench.limits import MAX_VECTORS_BYTES, brief, check_size
+from workbench.vectors.base import NOTES, Vectors, check_zip, layer_of, of_rows, reading
 
 
 def is_own(path: Path) -> bool:
     """Whether a file is the workbench's own, such as `ReversionDirections.save` writes."""
     try:
+        check_size(path, MAX_VECTORS_BYTES, ProvenanceError)
         with safe_open(path, "pt") as file:
             return "workbench" in (file.metadata() or {})
     except Exception:  # whatever it is, it is not that
@@ -51,16 +54,33 @@ def read_npz(path: Path) -> Vectors:
         ProvenanceError: If the names are others, or the file is something else, or damaged.
     """
     with reading(path, "arrays"):
+        check_zip(path, MAX_VECTORS_BYTES)
         stored = np.load(path, allow_pickle=False)
         if not isinstance(stored, np.lib.npyio.NpzFile):
             raise ProvenanceError(f"{path}: one array; save arrays layer.0, layer.1 … as npz.")
         with stored:
+            _check_headers(path, stored.zip)
             arrays = {name: stored[name] for name in stored.files}
         notes = {name: str(arrays.pop(name)) for name in NOTES if name in arrays}
         by_layer = {
             layer_of(path, name, "layer"): torch.from_numpy(value) for name, value in arrays.items()
         }
     return Vectors(by_layer, "npz", notes)
+
+
+def _check_headers(path: Path, archive: Any) -> None:
+    """Refuse arrays that promise more numbers than they have: memory is taken by the promise."""
+    for part in archive.infolist():
+        with archive.open(part) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0
+            if version != (1, 0):
+                read = np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+        if math.prod(shape) * dtype.itemsize > part.file_size or min(shape, default=0) < 0:
+            raise ProvenanceError(
+                f"{path}: {brief(part.filename)} promises shape {brief(shape)}, more than it has."
+            )
 
 
 def npz_content(vectors: Vectors) -> bytes:

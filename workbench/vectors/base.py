@@ -2,7 +2,10 @@
 
 import pickle
 import re
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,13 +17,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from workbench.errors import ProvenanceError, WorkbenchError
+from workbench.limits import MB, brief
 
 NOTES = ("scale", "provenance")
 """What is said about the vectors where a format has room for it."""
 
 DAMAGED = (
-    *(EOFError, IndexError, KeyError, OSError, OverflowError, RuntimeError, TypeError, ValueError),
-    *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile),
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError),
+    *(MemoryError, OSError, RuntimeError, TypeError, ValueError, SyntaxError, struct.error),
+    *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, tokenize.TokenError),
 )
 """What the readers of these formats raise at a file that is something else, or cut off."""
 
@@ -40,6 +45,22 @@ class Vectors:
 
     model_type: str = "unknown"
     """Architecture as in a Hugging Face config, for the formats that name it."""
+
+
+def check_zip(path: Path, limit: int) -> None:
+    """Refuse an archive whose parts are more than `limit` bytes once they are unpacked.
+
+    Raises:
+        ProvenanceError: If they are.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            unpacked = sum(part.file_size for part in file.infolist())
+        if unpacked > limit:
+            raise ProvenanceError(
+                f"{path}: unpacks to {unpacked / MB:,.0f} MB, larger than {limit // MB:,} MB; it "
+                "is something else, or damaged."
+            )
 
 
 @contextmanager
@@ -62,7 +83,7 @@ def layer_of(path: Path, name: str, word: str) -> int:
     """
     if not (match := re.fullmatch(rf"{word}\.(-?[0-9]+)", name)):
         raise ProvenanceError(
-            f"{path}: tensor {name!r}; tensors must be named {word}.0, {word}.1 and so on."
+            f"{path}: tensor {brief(name)}; tensors must be named {word}.0, {word}.1 and so on."
         )
     return int(match[1])
 

@@ -1,5 +1,6 @@
 """Control vectors: the gguf files of repeng and llama.cpp."""
 
+import struct
 import tempfile
 from pathlib import Path
 from types import ModuleType
@@ -9,9 +10,18 @@ import numpy as np
 import torch
 
 from workbench.errors import ConfigError, LayerError, ProvenanceError
+from workbench.limits import brief
 from workbench.vectors.base import NOTES, Vectors, layer_of, reading
 
 ARCHITECTURE = "controlvector"
+
+MAX_ENTRIES = 10_000
+"""Tensors, fields, and values of a field: the package reads them one by one."""
+
+SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Bytes of a number, by its type in a gguf."""
+
+STRING, ARRAY = 8, 9
 
 
 def read_gguf(path: Path) -> Vectors:
@@ -23,9 +33,10 @@ def read_gguf(path: Path) -> Vectors:
     """
     gguf = _package()
     with reading(path, "control vectors"):
+        _check_header(path)
         reader = gguf.GGUFReader(path)
         if (found := _string(reader, "general.architecture")) != ARCHITECTURE:
-            raise ProvenanceError(f"{path}: a gguf of {found!r}, not of a {ARCHITECTURE}.")
+            raise ProvenanceError(f"{path}: a gguf of {brief(found)}, not of a {ARCHITECTURE}.")
         by_layer = {}
         for tensor in reader.tensors:
             if (precision := tensor.tensor_type.name) not in ("F32", "F16", "BF16"):
@@ -39,6 +50,49 @@ def read_gguf(path: Path) -> Vectors:
         model_type = _string(reader, f"{ARCHITECTURE}.model_hint") or "unknown"
     notes = {name: note for name, note in told.items() if note is not None}
     return Vectors(by_layer, "llama.cpp", notes, model_type)
+
+
+def _check_header(path: Path) -> None:
+    """Refuse counts that the package would take minutes to come to the end of.
+
+    Raises:
+        ProvenanceError: If there are any.
+        struct.error: If the file ends before its header does.
+    """
+    with path.open("rb") as file:
+
+        def number(kind: str) -> int:
+            return struct.unpack(order + kind, file.read(struct.calcsize(order + kind)))[0]
+
+        def counted(count: int) -> int:
+            if count > MAX_ENTRIES:
+                raise ProvenanceError(
+                    f"{path}: {count} entries, where a control vector has few; it is something "
+                    "else, or damaged."
+                )
+            return count
+
+        def skip(kind: int) -> None:
+            if kind == STRING:
+                file.seek(number("Q"), 1)
+            elif kind == ARRAY:
+                inner, count = number("I"), counted(number("Q"))
+                if inner == ARRAY:
+                    raise ProvenanceError(f"{path}: lists in lists; no control vector has them.")
+                for _ in range(count):
+                    skip(inner)
+            else:
+                file.seek(SIZES[kind], 1)
+
+        order, magic = "<", file.read(4)
+        if magic != b"GGUF":
+            return  # the package says what is wrong
+        if number("I") & 0xFFFF == 0:  # as it is then told by the package
+            order = ">"
+        counted(number("Q"))
+        for _ in range(counted(number("Q"))):
+            skip(STRING)
+            skip(number("I"))
 
 
 def gguf_content(vectors: Vectors) -> bytes:

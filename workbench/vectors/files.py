@@ -10,10 +10,16 @@ from torch import Tensor
 
 from workbench.errors import ConfigError, DegenerateDirectionError, LayerError, ProvenanceError
 from workbench.files import write_atomic
+from workbench.limits import MAX_LAYERS, MAX_VECTORS_BYTES, check_size, is_file
 from workbench.vectors.arrays import npz_content, read_npz, read_safetensors, safetensors_content
 from workbench.vectors.base import Vectors
 from workbench.vectors.control import gguf_content, read_gguf
-from workbench.vectors.tensors import read_torch, rows_content, steering_vectors_content
+from workbench.vectors.tensors import (
+    check_plain,
+    read_torch,
+    rows_content,
+    steering_vectors_content,
+)
 
 _WRITERS: dict[str, Callable[[Vectors], bytes]] = {
     "steering-vectors": steering_vectors_content,
@@ -53,8 +59,9 @@ def read_vectors(path: Path, format: str | None = None) -> Vectors:
         LayerError: If a layer is counted from the end.
         DegenerateDirectionError: If a vector is zero or not finite.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise ProvenanceError(f"{path}: no such file.")
+    check_size(path, MAX_VECTORS_BYTES, ProvenanceError)
     if not path.stat().st_size:
         raise ProvenanceError(f"{path}: empty.")
     if format is not None or path.suffix not in _OF_TORCH:
@@ -99,6 +106,9 @@ def _checked(path: Path, found: Vectors) -> Mapping[int, Float[Tensor, " d_model
         raise ProvenanceError(f"{path}: no vectors in it.")
     checked: dict[int, Tensor] = {}
     for layer, tensor in found.by_layer.items():
+        if not MAX_LAYERS > layer > -MAX_LAYERS:
+            raise LayerError(f"{path}: a layer beyond {MAX_LAYERS}, which no model has.")
+        check_plain(path, tensor)
         vector = tensor.detach().squeeze()
         if not tensor.is_floating_point() or vector.ndim != 1:
             raise ProvenanceError(

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from workbench.errors import ConfigError, ProvenanceError
-from workbench.vectors.base import Vectors, of_rows, reading, to_rows
+from workbench.limits import MAX_VECTORS_BYTES, brief
+from workbench.vectors.base import Vectors, check_zip, of_rows, reading, to_rows
 
 EMBEDDINGS = {"persona-vectors": 1, "rows": 0}
 """How many rows come before that of layer 0."""
@@ -23,6 +24,7 @@ def read_torch(path: Path, format: str | None) -> Vectors:
         ProvenanceError: If it is something else, or holds pickled objects: they can run code.
     """
     with reading(path, "tensors"):
+        check_zip(path, MAX_VECTORS_BYTES)
         try:
             stored = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
@@ -31,9 +33,11 @@ def read_torch(path: Path, format: str | None) -> Vectors:
                 "code; in the tool that made it: torch.save(vars(vector), 'plain.pt')."
             ) from error
     one = isinstance(stored, Tensor)
+    if one:
+        check_plain(path, stored)
     told = f"one tensor of shape {list(stored.shape)}" if one else f"a {type(stored).__name__}"
     if format in EMBEDDINGS:
-        if not one or stored.ndim != 2:
+        if not one or stored.ndim != 2 or not stored.is_floating_point():
             raise ProvenanceError(f"{path}: {told}; {format} is one tensor [layer, d_model].")
         return Vectors(of_rows(stored, EMBEDDINGS[format]), format)
     if one and format is None:
@@ -51,9 +55,25 @@ def read_torch(path: Path, format: str | None) -> Vectors:
         )
     if (place := stored.get("layer_type", "decoder_block")) != "decoder_block":
         raise ProvenanceError(
-            f"{path}: of layer_type {place!r}; directions are of the stream after a decoder_block."
+            f"{path}: of layer_type {brief(place)}; directions are of the stream after a "
+            "decoder_block."
         )
     return Vectors(by_layer, "steering-vectors")
+
+
+def check_plain(path: Path, tensor: Tensor) -> None:
+    """Refuse a tensor that is kept otherwise than number by number, or is larger than its file.
+
+    Raises:
+        ProvenanceError: If it is.
+    """
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    if not plain or tensor.is_quantized or tensor.is_complex():
+        raise ProvenanceError(f"{path}: a tensor is no plain one on the CPU; save it as that.")
+    if tensor.numel() * tensor.element_size() > MAX_VECTORS_BYTES:  # one number, shown often
+        raise ProvenanceError(
+            f"{path}: a tensor of shape {list(tensor.shape)}, more than a file of vectors has."
+        )
 
 
 def steering_vectors_content(vectors: Vectors) -> bytes:

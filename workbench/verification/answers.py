@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workbench.errors import ConfigError
-from workbench.info import MAX_BYTES
+from workbench.errors import ConfigError, RunError
 from workbench.judges import Judge, find_judge
+from workbench.limits import MAX_JSON_BYTES, parse_json, read_bounded
 from workbench.runs import Run
-from workbench.shape import NAMES, check_shape, parse_json
+from workbench.shape import NAMES, check_shape
 from workbench.verification.findings import Findings
 
 ANSWERS = {"harmful": [NAMES], "benign": [NAMES]}
@@ -40,16 +40,15 @@ def verify_answers(
             continue
         path = folder / f"{line['step']:06d}.json"
         try:
-            if path.stat().st_size > MAX_BYTES:
-                raise ValueError(f"larger than {MAX_BYTES:,} bytes")
-            said = parse_json(path.read_bytes())
+            said = parse_json(read_bounded(path, MAX_JSON_BYTES, RunError))
             check_shape(said, ANSWERS)
-            wrong = [*_faults(said, line["scores"], judge)]
-        except (OSError, ValueError) as error:
-            wrong = [f"cannot be read ({error})"]
+            wrong = [f"{path}: {fault}" for fault in _faults(said, line["scores"], judge)]
+        except RunError as error:
+            wrong = [str(error)]
+        except ValueError as error:
+            wrong = [f"{path}: cannot be read ({error})"]
         findings.checked["evaluation"] += 1
-        for what in wrong:
-            findings.fault(path, what)
+        findings.faults += wrong
 
 
 def _judge(config: Mapping[str, Any]) -> Judge | None:

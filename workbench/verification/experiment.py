@@ -7,6 +7,7 @@ import numpy as np
 from workbench.archive import Archive, read_json, read_tensors
 from workbench.config import changed_settings
 from workbench.files import json_bytes
+from workbench.manifest import unlike_manifest
 from workbench.nulls import isotropic_null, matched_null
 from workbench.significance import BareDirections
 from workbench.summary import summary_of
@@ -44,6 +45,8 @@ def _verify_plan(archive: Archive, findings: Findings) -> None:
     """Every run was made as the plan says, and every run of the plan is there once."""
     plan, path = archive.plan, archive.folder / "experiment.json"
     arms = {arm["name"]: arm for arm in plan["arms"]}
+    findings.faults += unlike_manifest(archive.folder, plan["files"])
+    findings.checked["file"] += len(plan["files"])
     due = len(plan["arms"]) * len(plan["seeds"]) * len(plan["lineages"])
     if len({*plan["runs"]}) != due:
         findings.fault(path, f"names {len({*plan['runs']})} runs; its arms and seeds make {due}")

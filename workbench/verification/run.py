@@ -85,8 +85,6 @@ def _verify_drift(run: Run, info: Line, lines: Sequence[Line], findings: Finding
     for line in measured:
         with findings.catching():
             _verify_line(files, line, around, info["config"], findings)
-    if any("sha256" not in line["drift"] for line in measured):
-        findings.remarks.append(f"{run.folder}: version 0.1.0 kept no hashes of its drift files")
 
 
 def _verify_line(
@@ -94,9 +92,9 @@ def _verify_line(
 ) -> None:
     step, told = line["step"], line["drift"]
     path = files.path(step)
-    kept = files.load(step, told.get("sha256"))
+    kept = files.load(step, told["sha256"])
     findings.checked["drift file"] += 1
-    if "sha256" in told and (source := files.source(step)) != made_from(config) | {"step": step}:
+    if (source := files.source(step)) != made_from(config) | {"step": step}:
         findings.fault(path, f"was made from something else than this run ({source.get('step')})")
     vector, projections, layers = kept["vector"], kept["projections"], len(told["alignment"])
     if vector.ndim != 2 or projections.ndim != 2 or {len(vector), len(projections)} != {layers}:
@@ -130,7 +128,8 @@ def _directions(run: Run, config: Line, findings: Findings) -> Surroundings:
     if told is None:
         return around
     if around.unit is None:
-        findings.fault(path, "is missing: along and across cannot be made again")
+        if run.measured:  # a run that was killed before it stored them has measured nothing either
+            findings.fault(path, "is missing: along and across cannot be made again")
     elif isinstance(told, str) and file_hash(path) != told:
         findings.fault(path, "not the file that the run was made with")
     elif isinstance(told, Mapping):
@@ -146,7 +145,7 @@ def _verify_ending(run: Run, info: Line, findings: Findings) -> None:
         findings.remarks.append(f"{draft}: left by a writer that was killed; resuming removes it")
     if info["status"] == "done":
         if "files" not in info:
-            findings.remarks.append(f"{run.folder}: version 0.1.0 kept no hashes of its files")
+            findings.fault(run.folder / "run.json", "the run is done, but lists no files")
             return
         findings.checked["file"] += len(info["files"])
         findings.faults += unlike_manifest(run.folder, info["files"])
@@ -158,7 +157,7 @@ def _verify_ending(run: Run, info: Line, findings: Findings) -> None:
         return
     findings.checked["state"] += 1
     where = run.folder / "state" / f"{state['step']:06d}"
-    if state.get("config") not in (None, settings_hash(info["config"])):
+    if state["config"] != settings_hash(info["config"]):
         findings.fault(where, "was made with other settings than run.json says")
     with (run.folder / "records.jsonl").open("rb") as file:
         kept = file.read(state["records_bytes"])
