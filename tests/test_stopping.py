@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,6 +160,7 @@ def test_the_handlers_of_the_caller_are_there_again_and_ignored_signals_stay_ign
     try:
         with stopping.heeding():
             signal.raise_signal(signal.SIGHUP)
+            assert stopping.asked() is None
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, old)
@@ -538,6 +541,27 @@ def test_when_one_process_is_killed_the_others_end_and_nothing_stays_locked(two_
         assert Standing.of(run).state == "stopped"
         run.lock()
         run.unlock()
+
+
+@pytest.mark.slow
+def test_when_a_trial_fails_those_beside_it_have_ended_before_that_is_told(inputs_folder, tmp_path):
+    from workbench.arms import standard_arms
+    from workbench.config import Recipe
+    from workbench.inputs import Inputs
+    from workbench.trial import Trial
+    from workbench.workers import run_in_processes
+
+    assert main(["directions", str(inputs_folder), "--out", str(tmp_path / "v")]) == 0
+    whole = Trial(
+        "whole", "planted", tmp_path, Inputs.beside(inputs_folder), tmp_path / "v",
+        standard_arms()["ordinary"], 0, Recipe(steps=60, batch_size=4), "rules", (),
+    )  # fmt: skip
+    without = replace(whole, run_id="without", directions=tmp_path / "missing")
+    with pytest.raises(FileNotFoundError, match="missing"):
+        run_in_processes([[without, whole]], 2)
+    assert not multiprocessing.active_children()
+    assert Run(tmp_path / "whole").status == "done"
+    assert not (tmp_path / "without").exists()
 
 
 @pytest.mark.slow
