@@ -144,7 +144,7 @@ def test_a_run_is_there_with_its_config_or_not_at_all(store, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(runs, "write_json", fail)
-    with pytest.raises(StorageError, match="one: cannot be written .No space left"):
+    with pytest.raises(StorageError, match=r"one: cannot be written .No space left"):
         store.create(CONFIG, "one")
     assert list(store.root.iterdir()) == []
     monkeypatch.undo()
