@@ -273,6 +273,7 @@ CALLS = {
     "standard_arms": lambda w: wb.standard_arms(),
     "steer": lambda w: wb.steer(w.directions, strength=0.5, positions="all"),
     "stored_grids": lambda w: wb.stored_grids(w.run()),
+    "verify": lambda w: wb.verify(w.planted),
     "with_own_answers": lambda w: wb.with_own_answers(w.model, w.silent, max_new_tokens=2),
 }  # fmt: skip
 """How each public name is called here."""

@@ -13,7 +13,7 @@ from planted_experiment import N_LAYERS, N_PROMPTS, planted_alignment, planted_d
 from planted_inputs import note_flushes
 
 from workbench import runs
-from workbench.errors import RunError
+from workbench.errors import RunError, StorageError
 from workbench.records import Auxiliary, Estimate, StepRecord, scores_from_json
 from workbench.runs import Run
 from workbench.store import RunStore
@@ -144,7 +144,7 @@ def test_a_run_is_there_with_its_config_or_not_at_all(store, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(runs, "write_json", fail)
-    with pytest.raises(RunError, match="No space left"):
+    with pytest.raises(StorageError, match=r"one: cannot be written .No space left"):
         store.create(CONFIG, "one")
     assert list(store.root.iterdir()) == []
     monkeypatch.undo()
@@ -307,7 +307,7 @@ def test_a_full_disk_leaves_whole_lines_and_names_the_file(run, monkeypatch, wri
         full()
 
     monkeypatch.setattr(os, "fsync", flush)
-    with pytest.raises(OSError, match=r"records\.jsonl: cannot be written .No space left"):
+    with pytest.raises(StorageError, match=r"records\.jsonl: cannot be written .No space left"):
         run.append(record_of(2, measured=False))
     monkeypatch.undo()
     assert (run.folder / "records.jsonl").read_bytes() == before

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,6 +160,7 @@ def test_the_handlers_of_the_caller_are_there_again_and_ignored_signals_stay_ign
     try:
         with stopping.heeding():
             signal.raise_signal(signal.SIGHUP)
+            assert stopping.asked() is None
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, old)
@@ -276,6 +279,40 @@ def test_a_stop_does_not_hide_that_the_step_failed(argv, tmp_path, capsys, monke
     assert main([*argv, "--out", str(tmp_path / "one")]) == 2
     assert capsys.readouterr().err == "workbench: The loss is nan.\n"
     assert Run(tmp_path / "one").info["failure"] == "The loss is nan."
+
+
+def test_a_stop_while_the_model_is_kept_comes_too_late(argv, tmp_path, monkeypatch, whole):
+    from workbench import recording
+
+    save = recording.save_model
+
+    def stopped(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        save(*arguments)
+
+    monkeypatch.setattr(recording, "save_model", stopped)
+    assert main([*argv, "--out", str(tmp_path / "one")]) == 0
+    assert contents(tmp_path / "one") == whole
+
+
+def test_a_stop_between_two_trials_leaves_one_that_is_done(
+    inputs_folder, tmp_path, capsys, monkeypatch
+):
+    from workbench import trial
+
+    finish = trial.finish
+
+    def stopped(run):
+        signal.raise_signal(signal.SIGTERM)
+        finish(run)
+
+    monkeypatch.setattr(trial, "finish", stopped)
+    arms = ("--arms", "ordinary,block:0.5", "--seeds", "1", "--evaluate-at", "0")
+    argv = ["experiment", str(inputs_folder), *SMALL, *arms, "--max-new-tokens", "2"]
+    assert main([*argv, "--out", str(tmp_path / "x")]) == 143
+    assert "stopped by SIGTERM when 1 runs were done; continue with: " in capsys.readouterr().err
+    assert [run.name for run in (tmp_path / "x/runs").iterdir()] == ["planted-ordinary-0"]
+    assert Standing.of(Run(tmp_path / "x/runs/planted-ordinary-0")).state == "done"
 
 
 def test_what_continues_an_experiment_of_hostile_names_is_quoted_and_inert(
@@ -504,6 +541,27 @@ def test_when_one_process_is_killed_the_others_end_and_nothing_stays_locked(two_
         assert Standing.of(run).state == "stopped"
         run.lock()
         run.unlock()
+
+
+@pytest.mark.slow
+def test_when_a_trial_fails_those_beside_it_have_ended_before_that_is_told(inputs_folder, tmp_path):
+    from workbench.arms import standard_arms
+    from workbench.config import Recipe
+    from workbench.inputs import Inputs
+    from workbench.trial import Trial
+    from workbench.workers import run_in_processes
+
+    assert main(["directions", str(inputs_folder), "--out", str(tmp_path / "v")]) == 0
+    whole = Trial(
+        "whole", "planted", tmp_path, Inputs.beside(inputs_folder), tmp_path / "v",
+        standard_arms()["ordinary"], 0, Recipe(steps=60, batch_size=4), "rules", (),
+    )  # fmt: skip
+    without = replace(whole, run_id="without", directions=tmp_path / "missing")
+    with pytest.raises(FileNotFoundError, match="missing"):
+        run_in_processes([[without, whole]], 2)
+    assert not multiprocessing.active_children()
+    assert Run(tmp_path / "whole").status == "done"
+    assert not (tmp_path / "without").exists()
 
 
 @pytest.mark.slow

@@ -28,8 +28,8 @@ RUN_JSON, SCHEMA = "run.json", 1
 
 
 def _is_arm(value: Any) -> bool:
-    """Whether it is an arm, as an experiment keeps it, or the name of a caller's own."""
-    name = value.get("name") if isinstance(value, dict) else value
+    """Whether it is an arm, as an experiment keeps it, the name of a caller's own, or none."""
+    name = value.get("name") if isinstance(value, dict) else value or ""
     layers = value.get("layers") if isinstance(value, dict) else None
     return NAME.holds(name) and (COUNTS | NULL).holds(layers)
 

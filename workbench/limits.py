@@ -5,6 +5,7 @@ billion weights. Nothing that is no plain file, such as a pipe or a device, is e
 """
 
 import json
+import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -90,9 +91,11 @@ def check_size(path: Path, limit: int, error: type[WorkbenchError]) -> int:
 
 def read_bounded(path: Path, limit: int, error: type[WorkbenchError]) -> bytes:
     """Return the content of a file of at most `limit` bytes; else raise `error`, unread."""
-    size = check_size(path, limit, error)
+    check_size(path, limit, error)
     try:
         with path.open("rb") as file:
+            # Of the open file: one that is replaced meanwhile has another size.
+            size = min(os.fstat(file.fileno()).st_size, limit)
             content = file.read(size + 1)
     except OSError as cause:
         raise error(f"{path}: cannot be read ({reason(cause)}).") from cause
