@@ -3,6 +3,7 @@
 import json
 import shutil
 import statistics
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from planted_experiment import (
 )
 from scipy import stats
 
+from workbench import archive
 from workbench.errors import RunError
 from workbench.paper import QUANTITIES
 from workbench.summary import summarise
@@ -249,6 +251,15 @@ def test_summing_up_again_gives_the_same_bytes(folder):
     (folder / "summary.json").unlink()
     summarise(folder)
     assert (folder / "summary.json").read_bytes() == before
+
+
+def test_summing_up_reads_each_run_a_few_times_however_many_statistics_there_are(own, monkeypatch):
+    reads, read = [], archive.Run.info.fget
+    monkeypatch.setattr(
+        archive.Run, "info", property(lambda run: reads.append(run.id) or read(run))
+    )
+    summarise(own)
+    assert max(Counter(reads).values()) <= 4
 
 
 def test_an_unfinished_run_is_named_and_nothing_is_written(own):

@@ -1,7 +1,7 @@
 """The archive of an experiment: its plan and runs as they lie on disk, for summing up."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,9 @@ class Archive:
     plan: dict[str, Any]
     """What experiment.json says."""
 
+    _made: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Arm and lineage of runs, by their ids."""
+
     @classmethod
     def open(cls, folder: Path) -> "Archive":
         """Read the plan and check that every run is there and finished.
@@ -91,7 +94,7 @@ class Archive:
         store = RunStore(self.folder / "runs")
         runs: dict[str, list[Run]] = {arm["name"]: [] for arm in self.plan["arms"]}
         for run in map(store.open, self.plan["runs"]):
-            arm, lineage = self._made_of(run)
+            arm, lineage = self._made[run.id] = _made_of(run)
             if arm not in runs:
                 raise RunError(f"{run.folder}: of arm {brief(arm)}, which experiment.json lacks.")
             if lineage not in self.lineage_folders():
@@ -101,13 +104,11 @@ class Archive:
             runs[arm].append(run)
         return runs
 
-    def _made_of(self, run: Run) -> tuple[str, str]:
-        """The names of a run's arm and lineage."""
-        try:
-            config = run.info["config"]
-            return str(config["arm"]["name"]), str(config["lineage"])
-        except (KeyError, TypeError) as error:
-            raise RunError(f"{run.folder}/run.json: names no arm and lineage.") from error
+    def lineage_of(self, run: Run) -> str:
+        """Return the name of a run's lineage, which is read once: its statistics ask often."""
+        if run.id not in self._made:
+            self._made[run.id] = _made_of(run)
+        return self._made[run.id][1]
 
     @property
     def last_step(self) -> str:
@@ -121,7 +122,7 @@ class Archive:
 
     def lineage_folder(self, run: Run) -> Path:
         """Return the folder of what the runs of this run's lineage share."""
-        return self.lineage_folders()[self._made_of(run)[1]]
+        return self.lineage_folders()[self.lineage_of(run)]
 
     def lineage_folders(self) -> dict[str, Path]:
         """Return the folder of every lineage by name."""
@@ -130,7 +131,7 @@ class Archive:
 
     def statistic(self, runs: Sequence[Run], values: Sequence[float | None]) -> Statistic:
         """Return the statistic of one value per run, its interval over lineages if several."""
-        return statistic(values, [run.info["config"]["lineage"] for run in runs])
+        return statistic(values, [self.lineage_of(run) for run in runs])
 
     def by_step(
         self, runs: Sequence[Run], column: Callable[[Run], Sequence[float | None]]
@@ -141,6 +142,15 @@ class Archive:
             str(step): self.statistic(runs, [values[index] for values in columns])
             for index, step in enumerate(self.plan["measured_steps"])
         }
+
+
+def _made_of(run: Run) -> tuple[str, str]:
+    """The names of a run's arm and lineage."""
+    try:
+        config = run.info["config"]
+        return str(config["arm"]["name"]), str(config["lineage"])
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{run.folder}/run.json: names no arm and lineage.") from error
 
 
 def read_json(path: Path, shape: Any = TABLE) -> dict[str, Any]:
