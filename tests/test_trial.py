@@ -5,13 +5,15 @@ from dataclasses import replace
 import pytest
 from planted_inputs import contents
 
-from workbench import conditions
+from workbench import conditions, trial
 from workbench.arms import standard_arms
+from workbench.conditions import Ground
 from workbench.config import Recipe
 from workbench.errors import ConfigError, DivergedError, RunError
 from workbench.groundwork import DIRECTIONS, lay_groundwork
 from workbench.inputs import Inputs
 from workbench.loading import load_model
+from workbench.locks import take_lock
 from workbench.runs import Run
 from workbench.trial import Trial, run_trial
 
@@ -244,3 +246,29 @@ def test_an_evaluation_in_between_does_not_change_the_training(make):
     drift = [contents(run.folder, "drift/*") for run in (often, once)]
     assert drift[0] == drift[1]
     assert len(often.scores()) > len(once.scores())
+
+
+@pytest.mark.parametrize("place", ["answers", "aftermath.safetensors"])
+def test_a_trial_that_was_taken_over_adds_no_files_to_what_the_other_writes(
+    make, monkeypatch, place
+):
+    one = make(ARMS["ordinary"], evaluate_at=(2,), recipe=Recipe(steps=2, batch_size=4))
+    folder = one.store / one.run_id
+    taken = {}
+
+    def taking(function):
+        def taken_meanwhile(*args, **options):
+            told = function(*args, **options)
+            taken.setdefault("nonce", take_lock(folder / "lock", break_lock=True))
+            return told
+
+        return taken_meanwhile
+
+    if place == "answers":
+        monkeypatch.setattr(trial, "evaluate_answers", taking(trial.evaluate_answers))
+    else:
+        monkeypatch.setattr(Ground, "aftermath", taking(Ground.aftermath))
+    with pytest.raises(RunError, match="another process has taken it over"):
+        run_trial(one)
+    assert taken and not (folder / place).exists()
+    assert Run(folder).status == "running"

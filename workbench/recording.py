@@ -60,6 +60,7 @@ def keep_model(run: Run, model: HookedModel) -> None:
         with writing(kept):
             save_model(model, draft)
             flush_tree(draft)
+            run.check_writer()
             if kept.exists():
                 shutil.rmtree(kept)
             draft.rename(kept)

@@ -76,17 +76,17 @@ class Run:
     def write_info(self, info: Mapping[str, Any]) -> None:
         """Replace run.json; `RunError` if that could not be read again."""
         sealed = seal(info, self.folder)
-        self._check_writer()
+        self.check_writer()
         write_json(self.folder / RUN_JSON, sealed)
 
     def append(self, record: StepRecord) -> None:
         """Store a record; once this returns it is on disk, its drift before its line."""
-        self._check_writer()
+        self.check_writer()
         append_whole(self.folder / "records.jsonl", self._line(record))
 
     def amend(self, record: StepRecord) -> None:
         """Store a record in place of the last one, which is of the same step."""
-        self._check_writer()
+        self.check_writer()
         records = self.folder / "records.jsonl"
         *kept, _ = records.read_bytes().splitlines(keepends=True)
         write_atomic(records, b"".join([*kept, self._line(record)]))
@@ -105,7 +105,7 @@ class Run:
 
     def save_state(self, step: int, blob: bytes) -> None:
         """Store the training state after `step`, in place of the one before."""
-        self._check_writer()
+        self.check_writer()
         records = (self.folder / "records.jsonl").read_bytes()
         self.states.save(step, blob, records, settings_hash(self.info["config"]))
 
@@ -119,7 +119,7 @@ class Run:
         Raises:
             RunError: If the records up to it are not what they were.
         """
-        self._check_writer()
+        self.check_writer()
         records = self.folder / "records.jsonl"
         size = self.states.check_records(records)
         cut(records, size)
@@ -158,7 +158,7 @@ class Run:
             release_lock(self.folder / "lock", self._nonce)
             self._nonce = None
 
-    def _check_writer(self) -> None:
+    def check_writer(self) -> None:
         """Raise `RunError` if another process has taken the run over from this writer."""
         if self._nonce is not None:
             check_lock(self.folder / "lock", self._nonce)

@@ -104,7 +104,9 @@ def run_trial(trial: Trial, on_record: OnRecord | None = None) -> str:
                 state_every=trial.state_every,
                 on_record=on_record,
             )
-            ground.aftermath().save(run.folder / AFTERMATH)
+            left = ground.aftermath()
+            run.check_writer()
+            left.save(run.folder / AFTERMATH)
             if trial.save_model:
                 keep_model(run, model)
             finish(run)
@@ -150,6 +152,7 @@ def _evaluate(
     )
     answers = {"harmful": evaluation.harmful_answers, "benign": evaluation.benign_answers}
     path = run.folder / "answers" / f"{step:06d}.json"
+    run.check_writer()
     make_folder(path.parent)
     write_json(path, answers)
     return evaluation.scores
