@@ -286,6 +286,21 @@ def test_a_damaged_passage_is_found(copied):
     assert any(f"{path.name}: cannot be read" in one for one in verify(folder).faults)
 
 
+@pytest.mark.parametrize("name", ["mean", "floor", "acts"])
+def test_a_number_of_a_passage_that_is_not_what_was_read_is_found(copied, name):
+    folder = copied / "passage"
+    (path,) = (folder / "phases").glob("aligned-*")
+    tensors = load_file(path)
+    tensors[name].flat[0] = np.nextafter(tensors[name].flat[0], 9, dtype=tensors[name].dtype)
+    if name == "mean":
+        del tensors["acts"]  # nothing is left that it could be made from
+    about = {key: told for key, told in read_about(path).items() if key != "tensors"}
+    if name == "mean":
+        about["provenance"]["sha256"].pop("acts")
+    save_file(tensors, path, metadata={"workbench": json.dumps(about)})
+    assert any(f"{path}: holds other numbers" in one for one in verify(folder).faults)
+
+
 def test_a_run_that_was_stopped_is_sound_and_a_damaged_state_is_found(inputs_folder, tmp_path):
     from workbench.finetune import FineTuning
     from workbench.loading import load_model

@@ -104,6 +104,11 @@ class Passage:
         """Return what a phase's reading was made from."""
         return self._about(phase)["provenance"]
 
+    def hashes(self, phase: str) -> dict[str, str]:
+        """Return the SHA-256 of each tensor of a phase; its provenance tells what they were."""
+        names = self._about(phase)["tensors"]
+        return {name: tensor_hash(self._tensor(phase, name)) for name in names}
+
     def between(self, witness: str, aligned: str) -> Between:
         """Return v_rev of any two phases: from `aligned` back to `witness`.
 
@@ -204,7 +209,7 @@ class Passage:
                     )
                 found = file.get_slice(name)
                 if (
-                    len(found.get_shape()) != DIMENSIONS[name]
+                    len(found.get_shape()) != DIMENSIONS.get(name)
                     or found.get_dtype() not in PRECISIONS
                 ):
                     raise RunError(
@@ -225,6 +230,11 @@ class Passage:
 def is_passage(folder: str | Path) -> bool:
     """Tell whether a folder holds a passage."""
     return is_file(Path(folder) / PLAN)
+
+
+def tensor_hash(values: np.ndarray) -> str:
+    """Return the SHA-256 of an array's values."""
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
 def phase_file(folder: Path, phase: str) -> Path:

@@ -32,6 +32,7 @@ from workbench.passage import (
     is_passage,
     phase_file,
     read_about,
+    tensor_hash,
 )
 from workbench.phases import Lineage, Phase
 from workbench.probes import ProbeSet
@@ -125,6 +126,9 @@ class _Task:
             )
             tensors[FLOOR] = (again.mean - tensors[MEAN]).norm(dim=-1)
         provenance["weights_hash"] = model.fingerprint()
+        provenance["sha256"] = {
+            name: tensor_hash(one.cpu().numpy()) for name, one in tensors.items()
+        }
         return Artefact(tensors, tuple(layers), provenance)
 
 

@@ -58,6 +58,8 @@ def _verify_phase(passage: Passage, name: str, findings: Findings) -> dict:
         ):
             findings.fault(path, f"its {MEAN} is not that of its {ACTS}")
         findings.checked["number"] += mean.size
+    if passage.hashes(name) != about["provenance"].get("sha256"):
+        findings.fault(path, "holds other numbers than were read; remove it and read it again")
     return about
 
 
