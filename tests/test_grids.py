@@ -1,12 +1,13 @@
 """A grid on disk is the grid; what decides its numbers decides its identity; damage is told."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 from planted_grid import AXES, RAW, make_grid, planted, point
 
-from workbench.errors import ProvenanceError
+from workbench.errors import ProvenanceError, StorageError
 from workbench.grids import AblationGrid, Said, stored_grids
 from workbench.points import Points
 from workbench.records import SCORE_NAMES
@@ -142,6 +143,20 @@ def test_points_are_there_again_after_a_crash(tmp_path):
     assert len(Points(path).found) == 4
     again.close()
     assert not path.exists()
+
+
+def test_a_full_disk_leaves_the_points_that_were_kept_and_is_told(tmp_path, monkeypatch):
+    points = Points(tmp_path / "x.part.jsonl")
+    points.add(PLACES[0], point(0, 0, 0))
+    before = points.path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"x\.part\.jsonl: cannot be written .No space left"):
+        points.add(PLACES[1], point(1, 0, 3))
+    assert points.path.read_bytes() == before
 
 
 def test_a_damaged_point_is_left_out(tmp_path):

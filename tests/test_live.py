@@ -280,6 +280,23 @@ def test_a_training_that_cannot_even_say_why_it_ended_is_told(
     assert "No space left" in live.status["words"]
 
 
+def test_a_run_that_cannot_be_finished_is_given_up_and_says_why(
+    show, tune, aligned_model, monkeypatch
+):
+    from workbench import runs
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runs, "manifest_of", full)
+    live = show(tune(aligned_model))
+    with pytest.raises(OSError, match="No space left"):
+        live.wait(PATIENCE)
+    assert live.run.status == "failed"
+    assert "No space left" in live.run.info["failure"]
+    assert not (live.run.folder / "lock").exists()
+
+
 def test_a_model_is_trained_by_one_live_run_at_a_time(show, tune, aligned_model, gated):
     gate = gated(aligned_model)
     tuning = tune(aligned_model)

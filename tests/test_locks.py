@@ -124,6 +124,19 @@ def test_of_two_that_take_over_a_stale_lock_only_one_gets_it(path, monkeypatch, 
     assert [file.name for file in path.parent.iterdir()] == ["lock"]
 
 
+def test_a_lock_that_is_released_while_it_is_looked_at_is_free(path, monkeypatch):
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 5}))
+
+    def released(looked_at):
+        looked_at.unlink()
+        monkeypatch.undo()
+        return {}
+
+    monkeypatch.setattr(locks, "_holder", released)
+    nonce = take_lock(path)
+    assert holder_of(path)["nonce"] == nonce
+
+
 def test_a_lock_is_there_with_its_content_or_not_at_all(path, monkeypatch):
     """Killed while it is written, it would else be empty, and nobody could tell whose it is."""
 

@@ -323,6 +323,13 @@ def test_a_run_that_cannot_be_marked_failed_is_given_up_all_the_same(store, run,
     assert store.resume("one", CONFIG).status == "running"
 
 
+def test_what_ended_a_run_is_told_also_where_its_lock_cannot_be_removed(run, monkeypatch):
+    monkeypatch.setattr(runs, "write_json", full)
+    monkeypatch.setattr(runs, "release_lock", full)
+    run.fail("the disk is read-only")
+    assert run.status == "running"
+
+
 def test_what_a_killed_writer_left_is_removed_on_resuming(store, run):
     left = [".lock.0123456789ab.tmp", "drift/.000001.safetensors.0123456789ab.tmp"]
     for name in left:

@@ -136,8 +136,8 @@ class Background:
                 if tuning.directions is not None:
                     tuning.directions.save(run.folder / DIRECTIONS)
                 self._record(run, tuning)
-            with self._marking:
-                run.finish() if tuning.step == tuning.steps else run.fail(self._told())
+                with self._marking:
+                    run.finish() if tuning.step == tuning.steps else run.fail(self._told())
         except Exception as error:  # told by `error`, and by the run where it can be
             self.error = error
         finally:

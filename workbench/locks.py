@@ -33,7 +33,8 @@ def take_lock(path: Path, *, break_lock: bool = False) -> str:
     """
     if path.exists():
         holder = _holder(path)
-        if not (break_lock or _gone(holder)):
+        # It may have been released between the two.
+        if path.exists() and not (break_lock or _gone(holder)):
             raise RunError(
                 f"{path.parent}: being written by process {holder.get('pid')} on "
                 f"{holder.get('host')}; if that process is gone, use --break-lock."

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import ProvenanceError
+from workbench.files import append_whole
 from workbench.grids import Point, Said
 from workbench.limits import MAX_JSON_BYTES, parse_json, read_bounded
 from workbench.records import scores_from_json, scores_to_json
@@ -34,10 +35,7 @@ class Points:
         """Keep a point; return it as it will be read again."""
         line = json.dumps(_to_json(place, point), allow_nan=False)
         if self.path is not None:
-            with self.path.open("ab") as file:
-                file.write(line.encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_whole(self.path, line.encode() + b"\n")
         # By way of JSON, which knows no infinity: continued and uninterrupted grids are equal.
         self.found[place] = _from_json(json.loads(line))[1]
         return self.found[place]

@@ -146,7 +146,8 @@ class Run:
         with suppress(OSError, RunError, MemoryError):
             if (info := self.info)["status"] != "done":
                 self.write_info(info | {"status": "failed", "failure": reason})
-        self.unlock()
+        with suppress(OSError):
+            self.unlock()
 
     def lock(self, *, break_lock: bool = False) -> None:
         """Become the writer of this run; `RunError` if another process is, or may be."""
