@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -205,6 +206,19 @@ def test_a_finished_experiment_resumed_stays_as_it_is_but_other_settings_are_ref
             recipe=replace(RECIPE, learning_rate=2e-3),
         )
     assert results(first.folder, "0") == before
+
+
+def test_a_groundwork_that_was_laid_on_other_prompts_is_not_gone_on_from(
+    run, done, inputs_folder, tmp_path
+):
+    out = tmp_path / "begun"
+    shutil.copytree(done.folder / "lineages", out / "lineages")
+    inputs = shutil.copytree(inputs_folder, tmp_path / "inputs")
+    probes = inputs / "probes.jsonl"
+    probes.write_text("".join(probes.read_text().splitlines(keepends=True)[4:]))
+    with pytest.raises(RunError, match=r"made with other inputs \(probes_hash\)"):
+        run(out, inputs=Inputs.beside(inputs), resume=True)
+    assert not (out / "runs").exists()
 
 
 def test_the_failure_of_one_run_leaves_the_others_and_the_reason(run, tmp_path):

@@ -24,6 +24,7 @@ from workbench.phases import Lineage
 from workbench.probes import ProbeSet
 from workbench.records import StepRecord
 from workbench.store import RunStore
+from workbench.summary import summarise
 from workbench.verification import verify
 
 
@@ -317,6 +318,28 @@ def test_a_run_that_was_stopped_is_sound_and_a_damaged_state_is_found(inputs_fol
     assert any("state.safetensors: damaged" in one for one in verify(run.folder).faults)
     with pytest.raises(RunError, match="damaged"):
         run.load_state()
+
+
+def test_a_run_that_was_copied_out_of_its_experiment_is_sound_as_far_as_it_can_be_told(copied):
+    alone = shutil.copytree(copied / RUN, copied / "out/of/it")
+    findings = verify(alone)
+    assert findings.sound
+    assert any("along and across cannot be made again" in one for one in findings.remarks)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda plan: plan["lineages"][0].update(witness="someone"), "the witness is 'someone'"),
+        (lambda plan: plan["evaluated_steps"].pop(0), "evaluate_at"),
+    ],
+)
+def test_a_plan_that_was_changed_and_summed_up_again_is_found(copied, change, told):
+    folder = copied / "experiment"
+    rewrite(folder / "experiment.json", change)
+    if "witness" in told:
+        summarise(folder)
+    assert any(told in one for one in verify(folder).faults)
 
 
 @pytest.mark.parametrize("change", [('"seed": 0', '"seed": 1'), ('"records.jsonl"', '"records"')])

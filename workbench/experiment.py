@@ -196,12 +196,24 @@ def _prepare(
         if (place / DIRECTIONS).is_file():
             model = held.lineage.load_model(held.lineage.aligned, device=device)
             directions = ReversionDirections.load(place / DIRECTIONS)
+            _check_fitted_on(directions, held, place)
             check_trials(model, held, directions, arms, recipe)
         else:
             laid[place] = lay_groundwork(held, arms, recipe, judge=judge, device=device)
     for place, groundwork in laid.items():
         with writing(place):
             groundwork.save(place)
+
+
+def _check_fitted_on(directions: ReversionDirections, held: LoadedInputs, place: Path) -> None:
+    """Refuse a groundwork that was laid with another witness or on other prompts."""
+    told, lineage = directions.provenance, held.lineage
+    now = {"witness": lineage.witness.name, "probes_hash": held.fit.fingerprint()}
+    if changed := sorted(name for name in now if told.get(name) != now[name]):
+        raise RunError(
+            f"{place / DIRECTIONS}: made with other inputs ({', '.join(changed)}); resume with the "
+            "same ones, or choose another output folder."
+        )
 
 
 def _run_all(trials: list[Trial], jobs: int, on_progress: OnProgress | None) -> None:

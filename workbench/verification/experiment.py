@@ -11,6 +11,7 @@ from workbench.manifest import unlike_manifest
 from workbench.nulls import isotropic_null, matched_null
 from workbench.significance import BareDirections
 from workbench.summary import summary_of
+from workbench.surroundings import DIRECTIONS, Surroundings
 from workbench.verification.findings import Findings
 from workbench.verification.run import verify_run
 
@@ -53,11 +54,20 @@ def _verify_plan(archive: Archive, findings: Findings) -> None:
     for run in (run for runs in archive.by_arm.values() for run in runs):
         config = run.info["config"]
         wanted = {"recipe": plan["recipe"], "arm": arms[config["arm"]["name"]]}
+        if "evaluate_at" in config:
+            wanted["evaluate_at"] = plan["evaluated_steps"]
         told = {name: config[name] for name in wanted}
         if changed := changed_settings(told, wanted):
             findings.fault(run.folder, f"made with other settings than {path}: {changed[0]}")
         if config["seed"] not in plan["seeds"]:
             findings.fault(run.folder, f"of seed {config['seed']}, which {path} lacks")
+    for about in plan["lineages"]:
+        place = archive.folder / "lineages" / about["folder"]
+        for role, phase in Surroundings.at(place).roles.items():
+            if about[role] != phase:
+                findings.fault(
+                    path, f"the {role} is {about[role]!r}, of {place / DIRECTIONS} {phase!r}"
+                )
     present = {file.parent.name for file in archive.folder.glob("runs/[!.]*/run.json")}
     for name in sorted(present - {*plan["runs"]}):
         findings.remarks.append(f"{archive.folder / 'runs' / name}: no run of this experiment")

@@ -135,8 +135,11 @@ def _directions(run: Run, config: Line, findings: Findings) -> Surroundings:
     if told is None:
         return around
     if around.unit is None:
-        if run.measured:  # a run that was killed before it stored them has measured nothing either
-            findings.fault(path, "is missing: along and across cannot be made again")
+        what = f"{path}: is missing: along and across cannot be made again"
+        # One that was killed before it stored them has measured nothing either; those of a run
+        # that was copied out of its experiment stayed there.
+        if run.measured:
+            (findings.remarks if isinstance(told, str) else findings.faults).append(what)
     elif isinstance(told, str) and file_hash(path) != told:
         findings.fault(path, "not the file that the run was made with")
     elif isinstance(told, Mapping):
