@@ -74,7 +74,8 @@ def read(folder, count):
     rewinds = Rewinds(folder / "rewinds")
     while not (folder / "run").exists():
         time.sleep(0.001)
-    run, known, before, seen = Run(folder / "run"), [], 0, rewinds.count()
+    run, known, before = Run(folder / "run"), [], 0
+    seen = last = rewinds.count()
     told = {"reads": 0, "longest": 0, "rewinds": 0, "excused": 0, "drifts": 0}
     for number in range(count):
         start = rewinds.count()
@@ -90,8 +91,10 @@ def read(folder, count):
         end = rewinds.count()
         if quiet and end == start == seen:
             assert steps >= before, f"{before} steps became {steps} without a rewind"
-        told["rewinds"] += end != seen
-        before, seen = steps, end
+        told["rewinds"] += end != last
+        last = end
+        # What was seen while a rewind was under way may be of before it, or of after.
+        before, seen = steps, end if quiet and end == start else None
         told["reads"] += 1
         told["longest"] = max(told["longest"], steps)
     print(json.dumps(told))
