@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATIENCE = 120.0
-IDLE = 300.0
 
 
 @dataclass(frozen=True)
@@ -207,15 +206,14 @@ def _serve(address):
     server.listen()
     server.settimeout(5)
     Path(draft).rename(address)
-    parent, last = os.getppid(), time.monotonic()
+    parent = os.getppid()
     while True:
         try:
             connection, _ = server.accept()
         except TimeoutError:
-            if os.getppid() != parent or time.monotonic() - last > IDLE:
+            if os.getppid() != parent:
                 os._exit(0)
             continue
-        last = time.monotonic()
         connection.settimeout(None)
         lines = connection.makefile()
         if not (request := json.loads(lines.readline())):

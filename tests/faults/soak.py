@@ -143,10 +143,10 @@ class Soak:
         reference = read_reference(self.model, benign)
         evaluate(self.model, harmful, benign, task=task, judge="rules", reference=reference,
                  max_new_tokens=4)  # fmt: skip
-        assert live.wait(60)
+        assert live.wait(60.0)
         if live.resumable:
             live.resume()
-            assert live.wait(60)
+            assert live.wait(60.0)
             self.done["continued"] += 1
         assert live.error is None, live.error
         read_run(live.run.folder)

@@ -55,7 +55,10 @@ def sweep(subject, cases, *, begun=None):
         )
         if fault in REFUSALS:
             counts.refused += ended.status != 0
-            wrong = [_foreign(ended), _torn(root) if fault == "ENOSPC" else None]
+            wrong = [_foreign(ended)]
+            # What another writer left before this one began may be torn.
+            if fault == "ENOSPC" and begun is None:
+                wrong.append(_torn(root))
             counts.faults += [f"{what}: {told}" for told in wrong if told is not None]
         elif ended.status != -9:
             counts.faults.append(f"{what}: ended with {ended}")

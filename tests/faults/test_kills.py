@@ -46,7 +46,7 @@ def test_a_forked_fine_tuning_has_the_bits_of_one_in_a_python_of_its_own(subject
 def test_a_hundred_kills_in_chains_over_all_arms_lose_nothing(subject, tell):
     subjects = [subject(arm, 1 + number % 3) for number, arm in enumerate(ARMS)]
     random.Random(SEED).shuffle(subjects)
-    counts = campaign(subjects, 120, SEED, interpreters=5)
+    counts = campaign(subjects, 120, SEED, interpreters=12)
     tell(f"seed {SEED}, {len(ARMS)} arms: {counts}")
     assert_nothing_lost(counts, 120)
     assert counts.resumes >= 30

@@ -1,5 +1,6 @@
 """One process writes a run as fast as it can, others read it: `python writing.py write|read …`."""
 
+import itertools
 import json
 import random
 import sys
@@ -70,13 +71,19 @@ def write(folder, steps, seed):
 
 
 def read(folder, count):
-    """Read so many times; print what was seen as JSON, or raise what no reader may see."""
+    """Read at least so many times, and until a rewind and a drift were seen; print that as JSON.
+
+    Raises what no reader may see.
+    """
     rewinds = Rewinds(folder / "rewinds")
     while not (folder / "run").exists():
         time.sleep(0.001)
-    run, known, before, seen = Run(folder / "run"), [], 0, rewinds.count()
+    run, known, before = Run(folder / "run"), [], 0
+    seen = last = rewinds.count()
     told = {"reads": 0, "longest": 0, "rewinds": 0, "excused": 0, "drifts": 0}
-    for number in range(count):
+    for number in itertools.count():
+        if number >= count and told["rewinds"] and told["drifts"]:
+            break
         start = rewinds.count()
         quiet = start % 2 == 0
         try:
@@ -90,8 +97,10 @@ def read(folder, count):
         end = rewinds.count()
         if quiet and end == start == seen:
             assert steps >= before, f"{before} steps became {steps} without a rewind"
-        told["rewinds"] += end != seen
-        before, seen = steps, end
+        told["rewinds"] += end != last
+        last = end
+        # What was seen while a rewind was under way may be of before it, or of after.
+        before, seen = steps, end if quiet and end == start else None
         told["reads"] += 1
         told["longest"] = max(told["longest"], steps)
     print(json.dumps(told))
