@@ -1,6 +1,5 @@
 """What figures of an experiment or of runs are made from: its runs, summary and nulls."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,15 +7,19 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from workbench.errors import RunError
+from workbench.archive import read_json
 from workbench.plots.heatmap import heatmap
 from workbench.plots.sources import RunSource, runs_of
 from workbench.plots.trajectories import arm_name
 from workbench.runs import Run
+from workbench.shape import NAMES, Each, Maybe, Open
 from workbench.surroundings import Surroundings, surroundings_of
 
 Origin = RunSource
 """Folder of an experiment or of a run, a run, several, or an experiment's result."""
+
+SUMMARY = Open({"arms": Each(Open({"runs": Maybe(NAMES)}))})
+"""What is looked at here of summary.json."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,8 @@ def gather(source: Origin) -> Material:
 
 
 def _experiment(folder: Path) -> Material:
-    summary = _read_json(folder / "summary.json")
-    by_id = {path.parent.name: Run(path.parent) for path in folder.glob("runs/*/run.json")}
+    summary = read_json(folder / "summary.json", SUMMARY)
+    by_id = {path.parent.name: Run(path.parent) for path in folder.glob("runs/[!.]*/run.json")}
     named = [run_id for arm in summary["arms"].values() for run_id in arm.get("runs", ())]
     runs = [by_id[run_id] for run_id in named or sorted(by_id) if run_id in by_id]
     return Material(folder.resolve().name, tuple(runs), summary, _around(runs))
@@ -82,10 +85,3 @@ def _experiment(folder: Path) -> Material:
 
 def _around(runs: Sequence[Run]) -> dict[Path, Surroundings]:
     return {run.folder: one for run, one in zip(runs, surroundings_of(runs), strict=True)}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); recompute it.") from error
