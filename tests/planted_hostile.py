@@ -16,6 +16,7 @@ from planted_experiment import build_experiment
 from planted_grid import make_grid
 from planted_summary import planted_summary
 
+from workbench.config import sealed
 from workbench.course import trace_course
 from workbench.grids import Said
 from workbench.runs import Run
@@ -97,7 +98,7 @@ def hostile_experiment(folder):
     stored = (folder / "summary.json").read_text(encoding="utf-8")
     for before, after in names.items():
         stored = stored.replace(json.dumps(before), json.dumps(after))
-    (folder / "summary.json").write_text(stored, encoding="utf-8")
+    (folder / "summary.json").write_text(json.dumps(sealed(json.loads(stored))))
     return folder
 
 

@@ -80,7 +80,7 @@ def _forbidden(monkeypatch):
 
 
 def values(grid):
-    return grid.to_json() | {"provenance": None}
+    return grid.to_json() | {"provenance": None, "sha256": None}
 
 
 def test_every_point_is_the_evaluation_within_the_edit(grid, phases, directions, sets, judge):

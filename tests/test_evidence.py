@@ -8,6 +8,8 @@ import pytest
 from planted_summary import HOSTILE, N_LAYERS, NULLS, STEPS, STRENGTHS, SWEPT, planted_summary
 from test_report import Page
 
+from workbench.config import sealed
+
 NEW_KEYS = ("dose", "tradeoff", "significance", "other_phases", "after_blocking", "readout")
 NEW_KEYS += ("layers", "controls")
 
@@ -39,7 +41,7 @@ def report_of(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "get_plotlyjs", lambda: "")
 
     def write(summary):
-        (tmp_path / "summary.json").write_text(json.dumps(summary))
+        (tmp_path / "summary.json").write_text(json.dumps(sealed(summary)))
         written = write_report(tmp_path, tmp_path / "report.html")
         return Page(written.read_text(encoding="utf-8"))
 

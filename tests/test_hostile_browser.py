@@ -8,6 +8,8 @@ import planted_hostile as hostile
 import pytest
 from planted_hostile import RAW, TEXTS, file_name
 
+from workbench.config import sealed
+
 pytestmark = pytest.mark.browser
 
 WATCH = """
@@ -139,7 +141,7 @@ def test_hostile_evidence_does_nothing(watched, tmp_path):
     from workbench.plots.report import write_report
 
     (tmp_path / "in").mkdir()
-    (tmp_path / "in/summary.json").write_text(json.dumps(hostile.hostile_summary()))
+    (tmp_path / "in/summary.json").write_text(json.dumps(sealed(hostile.hostile_summary())))
     path = write_report(tmp_path / "in", tmp_path / "report.html")
     tab = watched().open(path)
     tab.hover()

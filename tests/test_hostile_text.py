@@ -24,7 +24,7 @@ import pytest
 from planted_hostile import HACK, RAW, SHORT, TEXTS, file_name, inert_terminal
 
 from workbench.cli import main
-from workbench.config import Recipe
+from workbench.config import Recipe, sealed
 from workbench.errors import ConfigError, RunError
 from workbench.runs import Run
 from workbench.store import RunStore
@@ -159,7 +159,7 @@ def experiment(tmp_path_factory):
 def evidence(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evidence") / file_name(TEXTS["svg"])
     folder.mkdir()
-    (folder / "summary.json").write_text(json.dumps(hostile.hostile_summary()))
+    (folder / "summary.json").write_text(json.dumps(sealed(hostile.hostile_summary())))
     return folder
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from planted_experiment import ARMS, STEPS, build_experiment, planted_alignment
 
+from workbench.config import sealed
+
 HOSTILE = "</script><script>window.broken=1</script><img src=x onerror='window.broken=1'>"
 MAX_BYTES = 6_000_000
 
@@ -215,7 +217,7 @@ def test_undefined_numbers_do_not_stop_a_report(folder, tmp_path):
             told |= nothing
     summary["arms"]["block"]["task_cost"] = nothing
     summary["nulls"]["matched"]["aggregate_p99"] = []
-    (damaged / "summary.json").write_text(json.dumps(summary))
+    (damaged / "summary.json").write_text(json.dumps(sealed(summary)))
     page = Page(write_report(damaged, tmp_path / "out.html").read_text(encoding="utf-8"))
     assert "NaN" not in json.dumps(page.blocks)
     (mean,) = [

@@ -16,6 +16,7 @@ from workbench.cli import main
 from workbench.config import Recipe, settings_hash
 from workbench.errors import RunError
 from workbench.experiment import run_experiment
+from workbench.files import json_bytes
 from workbench.inputs import Inputs
 from workbench.manifest import manifest_of
 from workbench.passage import read_about
@@ -59,7 +60,7 @@ def rewrite(path, change):
     change(data)
     if path.name == "run.json":
         data = seal_anew(data)
-    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_bytes(json_bytes(data))
 
 
 def rewrite_line(run, number, change):
@@ -398,3 +399,61 @@ def test_a_training_by_a_trainer_may_end_early_and_go_on_further_but_leaves_no_s
     assert [one for one in verify(run.folder).faults if "is missing" not in one] == []
     rewrite_line(run.folder, 2, lambda line: line.pop("drift"))
     assert any("step 2 is not measured" in one for one in verify(run.folder).faults)
+
+
+def test_an_edited_number_of_an_ablation_grid_is_found(copied):
+    from planted_grid import make_grid
+
+    grids = copied / RUN / "ablation"
+    grids.mkdir()
+    make_grid().save(grids / "one.json")
+    findings = verify(copied / RUN)
+    assert findings.sound and findings.checked["ablation grid"] == 1
+
+    def better(grid):
+        grid["scores"]["harmfulness"][0][0][0][0] = 0.123
+
+    rewrite(grids / "one.json", better)
+    assert any(
+        "one.json: not an ablation grid, or damaged" in x for x in verify(copied / RUN).faults
+    )
+
+
+def test_a_summary_that_was_edited_is_not_shown(copied, capsys):
+    folder = copied / "experiment"
+    rewrite(folder / "summary.json", lambda summary: summary.update(steps=4))
+    assert main(["report", str(folder)]) == 2
+    assert "summary.json: not what was written" in capsys.readouterr().err
+    assert main(["experiment", str(folder), "--recompute"]) == 0
+    assert main(["report", str(folder)]) == 0
+
+
+def test_an_experiment_resumed_when_it_is_done_changes_nothing(copied, inputs_folder):
+    folder = copied / "experiment"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    run_experiment(
+        Inputs.beside(inputs_folder),
+        arms=choose_arms("ordinary,block", standard_arms()),
+        seeds=(0,),
+        recipe=Recipe(steps=3, learning_rate=1e-3, batch_size=4),
+        out=folder,
+        max_new_tokens=3,
+        resume=True,
+    )
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_two_that_continue_one_experiment_do_not_write_at_once(copied, inputs_folder):
+    from workbench.locks import locked
+
+    folder = copied / "experiment"
+    with locked(folder / "lock"), pytest.raises(RunError, match="being written by process"):
+        run_experiment(
+            Inputs.beside(inputs_folder),
+            arms=choose_arms("ordinary,block", standard_arms()),
+            seeds=(0,),
+            recipe=Recipe(steps=3, learning_rate=1e-3, batch_size=4),
+            out=folder,
+            max_new_tokens=3,
+            resume=True,
+        )

@@ -56,6 +56,18 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
+def sealed(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return JSON values as they are read again, with their hash as `sha256`."""
+    plain = json.loads(json.dumps({key: told[key] for key in told if key != "sha256"}))
+    return plain | {"sha256": settings_hash(plain)}
+
+
+def is_sealed(told: Mapping[str, Any]) -> bool:
+    """Whether values say what they said when they were sealed."""
+    plain = {key: value for key, value in told.items() if key != "sha256"}
+    return told.get("sha256") == settings_hash(plain)
+
+
 def package_versions() -> dict[str, str]:
     """Return the installed versions of the packages that decide a run's numbers."""
     versions = {}

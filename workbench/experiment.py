@@ -1,5 +1,6 @@
 """Experiments: arms × seeds × lineages, run here or in processes side by side, then summed up."""
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,19 +8,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.archive import SCHEMA
+from workbench.archive import PLAN, SCHEMA, read_json
 from workbench.arms import Arm, waves
 from workbench.config import EVALUATED_STEPS, Recipe
 from workbench.directions import ReversionDirections
 from workbench.errors import ConfigError, RunError
-from workbench.files import write_json
-from workbench.groundwork import DIRECTIONS, check_trials, lay_groundwork
+from workbench.files import make_folder, write_json
+from workbench.groundwork import DIRECTIONS, Groundwork, check_trials, lay_groundwork
 from workbench.inputs import Inputs, LoadedInputs
 from workbench.judges import find_judge
+from workbench.locks import locked
 from workbench.manifest import manifest_of
 from workbench.records import StepRecord
 from workbench.runs import Run
-from workbench.storing import check_writable, writing
+from workbench.storing import check_writable
 from workbench.summary import summarise
 from workbench.trial import Trial, run_trial
 from workbench.workers import OnProgress, run_in_processes
@@ -109,8 +111,6 @@ def run_experiment(
     grounds = zip(several, loaded, places, judges, strict=True)
     trials = [trial for ground in grounds for trial in _trials_on(*ground, arms, seeds, shared)]
     _check_ids([trial.run_id for trial in trials])
-    _prepare(places, loaded, arms, recipe, judge, device)
-    _run_all(trials, jobs, on_progress)
     plan = {
         "schema": SCHEMA,
         "id": folder.name,
@@ -121,11 +121,26 @@ def run_experiment(
         "measured_steps": list(recipe.measured_steps),
         "evaluated_steps": list(evaluate_at),
         "runs": [trial.run_id for trial in trials],
-        "wall_seconds": round(time.monotonic() - started, 1),
-        "files": manifest_of(folder, "lineages"),
     }
-    write_json(folder / "experiment.json", plan)
-    return Experiment(folder, summarise(folder))
+    laid = _lay(places, loaded, arms, recipe, judge, device)
+    make_folder(folder)
+    with locked(folder / "lock", break_lock=break_lock):
+        for place, groundwork in laid.items():
+            if not place.exists():
+                groundwork.save(place)
+        _run_all(trials, jobs, on_progress)
+        write_json(folder / "experiment.json", _timed(folder, plan, started))
+        return Experiment(folder, summarise(folder))
+
+
+def _timed(folder: Path, plan: dict[str, Any], started: float) -> dict[str, Any]:
+    """The plan with the shared files and how long it took; if it was done before, how long then."""
+    plan |= {"files": manifest_of(folder, "lineages"), "wall_seconds": 0}
+    if (path := folder / "experiment.json").exists():
+        earlier = read_json(path, PLAN)
+        if earlier | {"wall_seconds": 0} == json.loads(json.dumps(plan)):
+            return earlier
+    return plan | {"wall_seconds": round(time.monotonic() - started, 1)}
 
 
 def _trials_on(
@@ -182,15 +197,15 @@ def _usable(folder: Path, *, resume: bool) -> Path:
     return folder
 
 
-def _prepare(
+def _lay(
     places: Sequence[Path],
     loaded: Sequence[LoadedInputs],
     arms: Sequence[Arm],
     recipe: Recipe,
     judge: str | None,
     device: str | None,
-) -> None:
-    """Lay the groundwork of every lineage that has none yet; write when all of it is laid."""
+) -> dict[Path, Groundwork]:
+    """Lay the groundwork of every lineage that has none yet; nothing is written."""
     laid = {}
     for place, held in zip(places, loaded, strict=True):
         if (place / DIRECTIONS).is_file():
@@ -200,9 +215,7 @@ def _prepare(
             check_trials(model, held, directions, arms, recipe)
         else:
             laid[place] = lay_groundwork(held, arms, recipe, judge=judge, device=device)
-    for place, groundwork in laid.items():
-        with writing(place):
-            groundwork.save(place)
+    return laid
 
 
 def _check_fitted_on(directions: ReversionDirections, held: LoadedInputs, place: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,14 @@ def drafts_in(folder: Path) -> list[Path]:
     return sorted(folder.rglob(f".*.{DRAFT}"))
 
 
-def remove_drafts(folder: Path) -> None:
-    """Remove what killed writers left in a folder that no other process writes now."""
+def remove_drafts(folder: Path, *, but: Collection[str] = ()) -> None:
+    """Remove what killed writers left in a folder that no other process writes now.
+
+    Args:
+        folder: Which, and what is below it.
+        but: Folders there that others may write.
+    """
     for draft in drafts_in(folder):
+        if draft.relative_to(folder).parts[0] in but:
+            continue
         shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)

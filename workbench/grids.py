@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from workbench.config import is_sealed, sealed
 from workbench.errors import ProvenanceError
 from workbench.files import write_json
 from workbench.limits import MAX_JSON_BYTES, brief, is_file, parse_json, read_bounded
@@ -126,7 +127,7 @@ class AblationGrid:
         """Return the grid as plain JSON values; NaN is null."""
         scores = {name: _with_nulls(values.tolist()) for name, values in self.scores.items()}
         told = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {"schema": SCHEMA, "identity": self.identity()} | told | {"scores": scores}
+        return sealed({"schema": SCHEMA, "identity": self.identity()} | told | {"scores": scores})
 
     @classmethod
     def from_json(cls, data: Any, where: str = "ablation grid") -> "AblationGrid":
@@ -145,7 +146,7 @@ class AblationGrid:
                     f"{where}: schema {brief(found)}, not {SCHEMA}; make it again."
                 )
             grid = _grid_from(data)
-            if data["identity"] != grid.identity():
+            if data["identity"] != grid.identity() or not is_sealed(data):
                 raise ValueError("its content is not what its identity says")
             return grid
         except ProvenanceError:
@@ -219,7 +220,12 @@ def _grid_from(data: Mapping[str, Any]) -> AblationGrid:
         "positions": str(data["positions"]),
         "prompts": tuple(map(str, data["prompts"])),
     }
-    if unknown := {*data} - {"schema", "identity", *(item.name for item in fields(AblationGrid))}:
+    if unknown := {*data} - {
+        "schema",
+        "identity",
+        "sha256",
+        *(item.name for item in fields(AblationGrid)),
+    }:
         raise ValueError(f"unknown key {brief(min(unknown))}")
     if not isinstance(data["provenance"], dict):
         raise TypeError("its provenance is no object")

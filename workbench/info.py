@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from workbench.config import settings_hash
+from workbench.config import sealed
 from workbench.errors import RunError
 from workbench.limits import MAX_JSON_BYTES, is_there, parse_json, read_bounded
 from workbench.manifest import ENTRIES
@@ -108,11 +108,4 @@ def check_info(info: dict[str, Any], folder: Path) -> None:
 def seal(info: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return what run.json is to say, with its hash; `RunError` if it could not be read again."""
     check_info(dict(info), folder)
-    told = json.loads(json.dumps({key: info[key] for key in info if key != "sha256"}))
-    return told | {"sha256": settings_hash(told)}
-
-
-def is_sealed(info: Mapping[str, Any]) -> bool:
-    """Whether run.json says what was written."""
-    told = {key: value for key, value in info.items() if key != "sha256"}
-    return info.get("sha256") == settings_hash(told)
+    return sealed(info)

@@ -80,10 +80,9 @@ def check_lock(path: Path, nonce: str) -> None:
     Raises:
         RunError: If another process has taken it over.
     """
-    if _holder(path).get("nonce") != nonce:
-        raise RunError(
-            f"{path.parent}: another process has taken it over; this one writes nothing more."
-        )
+    if (holder := _holder(path)).get("nonce") != nonce:
+        why = "another process has taken it over" if holder else "its lock is gone or unreadable"
+        raise RunError(f"{path.parent}: {why}; this one writes nothing more.")
 
 
 def release_lock(path: Path, nonce: str) -> None:

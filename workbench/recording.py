@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from workbench import stopping
-from workbench.errors import ConfigError, DivergedError, WorkbenchError
+from workbench.errors import ConfigError, DivergedError, RunError, WorkbenchError
 from workbench.files import draft_of, flush_folder, flush_tree
 from workbench.finetune import FineTuning
 from workbench.loading import save_model
@@ -93,7 +93,7 @@ def failing(run: Run) -> Iterator[None]:
         stopping.check()
         yield
     except stopping.Stopped as stop:
-        run.fail(f"{stop} at step {max(run.states.reached()[0], 0)}; {RESUME}")
+        run.fail(f"{stop} at step {_reached(run)}; {RESUME}")
         raise
     except KeyboardInterrupt:
         run.fail(f"interrupted; {RESUME}")
@@ -104,6 +104,14 @@ def failing(run: Run) -> Iterator[None]:
     except Exception as error:
         run.fail(f"{type(error).__name__}: {error}")
         raise
+
+
+def _reached(run: Run) -> int:
+    """The step of the last state; 0 before the first, or where it cannot be read."""
+    try:
+        return max(run.states.reached()[0], 0)
+    except RunError:
+        return 0
 
 
 def record_run(

@@ -129,7 +129,7 @@ class Run:
     def finish(self) -> None:
         """Mark the run done, note its files, drop its training state, and release the lock."""
         info = {key: value for key, value in self.info.items() if key != "failure"}
-        remove_drafts(self.folder)
+        remove_drafts(self.folder, but=("figures", "ablation"))
         if info["status"] != "done":
             self.write_info(info | {"status": "done", "files": manifest_of(self.folder)})
         if (state := self.folder / "state").is_dir():

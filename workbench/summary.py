@@ -10,6 +10,7 @@ from jaxtyping import Float
 from workbench.archive import SCHEMA, Archive, read_json, read_tensors
 from workbench.blocking import after_blocking
 from workbench.comparison import beside_paper
+from workbench.config import sealed
 from workbench.errors import RunError
 from workbench.evidence import other_phases, run_significance
 from workbench.files import write_json
@@ -44,7 +45,7 @@ def summary_of(archive: Archive) -> dict[str, Any]:
         RunError: If a stored file is damaged.
     """
     try:
-        return _summary(archive)
+        return sealed(_summary(archive))
     except KeyError as error:
         raise RunError(
             f"{archive.folder}: a stored file lacks {error}; it is damaged, or of another version."

@@ -6,8 +6,10 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import partial
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import torch
 
@@ -115,7 +117,10 @@ def _tell(trial: Trial, seen: dict[str, int], on_progress: OnProgress | None) ->
     folder = trial.store / trial.run_id
     if on_progress is None or seen.get(trial.run_id) == trial.recipe.steps:
         return
-    if not (folder / "records.jsonl").is_file() or not (lines := Run(folder).lines):
+    lines: list[dict[str, Any]] = []
+    with suppress(RunError):  # it is only for the progress
+        lines = Run(folder).lines if (folder / "records.jsonl").is_file() else []
+    if not lines:
         return
     step = lines[-1]["step"]
     if step > seen.get(trial.run_id, 0):

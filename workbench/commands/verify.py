@@ -29,4 +29,4 @@ def run(arguments: Namespace) -> None:
 
 def counts(checked: Counter[str]) -> str:
     """Return what was checked, in words."""
-    return ", ".join(counted(number, name) for name, number in checked.items())
+    return ", ".join(counted(number, name) for name, number in checked.items() if number)

@@ -8,6 +8,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from workbench.archive import read_json
+from workbench.config import is_sealed
+from workbench.errors import RunError
 from workbench.plots.heatmap import heatmap
 from workbench.plots.sources import RunSource, runs_of
 from workbench.plots.trajectories import arm_name
@@ -77,6 +79,11 @@ def gather(source: Origin) -> Material:
 
 def _experiment(folder: Path) -> Material:
     summary = read_json(folder / "summary.json", SUMMARY)
+    if not is_sealed(summary):
+        raise RunError(
+            f"{folder}/summary.json: not what was written; write it again with `workbench "
+            "experiment --recompute`."
+        )
     by_id = {path.parent.name: Run(path.parent) for path in folder.glob("runs/[!.]*/run.json")}
     named = [run_id for arm in summary["arms"].values() for run_id in arm.get("runs", ())]
     runs = [by_id[run_id] for run_id in named or sorted(by_id) if run_id in by_id]

@@ -5,10 +5,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from workbench.config import settings_hash
+from workbench.config import is_sealed, settings_hash
 from workbench.drift_files import DriftFiles, made_from
 from workbench.files import drafts_in, file_hash
-from workbench.info import RUN_JSON, is_sealed
+from workbench.grids import stored_grids
+from workbench.info import RUN_JSON
 from workbench.locks import is_held
 from workbench.manifest import names_in, unlike_manifest
 from workbench.runs import Run
@@ -42,6 +43,7 @@ def verify_run(folder: Path, findings: Findings) -> None:
         _verify_drift(run, info, lines, findings)
         verify_answers(run, info["config"], lines, findings)
         _verify_ending(run, info, findings)
+        _verify_grids(run, findings)
 
 
 def _verify_steps(run: Run, info: Line, lines: Sequence[Line], findings: Findings) -> None:
@@ -147,6 +149,12 @@ def _directions(run: Run, config: Line, findings: Findings) -> Surroundings:
         if changed := sorted(k for k in {*told, *provenance} if told.get(k) != provenance.get(k)):
             findings.fault(path, f"other directions than the run's ({', '.join(changed[:5])})")
     return around
+
+
+def _verify_grids(run: Run, findings: Findings) -> None:
+    """Ablation grids say what was written; their numbers need the model."""
+    with findings.catching():
+        findings.checked["ablation grid"] += len(stored_grids(run))
 
 
 def _verify_ending(run: Run, info: Line, findings: Findings) -> None:
