@@ -176,7 +176,7 @@ def test_weights_that_are_not_finite_are_never_stored(tune, make_hf, tokenizer, 
     told = str(caught.value)
     assert told.endswith(
         "Try a lower learning rate or a weaker intervention. The run keeps its state after step 4; "
-        "resumed with the same settings, it would diverge again."
+        "resumed with the same settings, it would diverge again: begin anew in another folder."
     ), told
     assert run.info["failure"] == told
     assert seen[-1] == 5

@@ -172,7 +172,7 @@ def test_a_read_only_folder_is_refused_before_any_model_is_read(
     out = read_only(tmp_path / "ro") / "deep/out"
     source = "build" if command == "organism" else str(inputs_folder)
     assert main([command, source, "--out", str(out)]) == 2
-    told = f"workbench: {out}: cannot be written; choose another output folder.\n"
+    told = f"workbench: {out}: cannot be written; make it writable, or choose another.\n"
     assert capsys.readouterr().err == told
     check_writable(tmp_path / "elsewhere/out")
 
@@ -215,7 +215,7 @@ def test_a_read_only_folder_is_refused_before_any_work(
         patched.setattr(f"workbench.{works}", work)
         assert main(argv) == 2
     where = tmp_path / "ro" / out if out else tmp_path / "ro"
-    told = f"workbench: {where}: cannot be written; choose another output folder.\n"
+    told = f"workbench: {where}: cannot be written; make it writable, or choose another.\n"
     assert capsys.readouterr().err == told
 
 
@@ -242,7 +242,7 @@ def test_a_run_that_became_read_only_is_read_but_not_continued(
     assert main(["report", str(copy)]) == 2
     captured = capsys.readouterr().err
     assert captured.count("\n") == 1
-    assert f"{copy}: cannot be written; choose another output folder" in captured
+    assert f"{copy}: cannot be written; make it writable" in captured
     again = ["finetune", str(inputs_folder), *COMMANDS["finetune"], "--resume"]
     assert main([*again, "--out", str(copy)]) == 2
-    assert f"{copy}: cannot be written; choose another" in capsys.readouterr().err
+    assert f"{copy}: cannot be written; make it writable" in capsys.readouterr().err

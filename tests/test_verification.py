@@ -315,6 +315,9 @@ def test_a_run_that_was_stopped_is_sound_and_a_damaged_state_is_found(inputs_fol
     run.fail("stopped; resume to continue")
     findings = verify(run.folder)
     assert findings.sound and findings.checked["state"] == 1
+    assert findings.remarks == [
+        f"{run.folder}: not finished, it came to step 1 of 4: stopped; resume to continue"
+    ]
     flip(run.folder / "state/000001/state.safetensors")
     assert any("state.safetensors: damaged" in one for one in verify(run.folder).faults)
     with pytest.raises(RunError, match="damaged"):
@@ -372,8 +375,27 @@ def test_the_command_says_sound_or_names_the_faults_and_fails(copied, capsys):
     assert found[str(copied / "passage")]["faults"] == []
     assert any("000002" in one for one in found[str(copied / "experiment")]["faults"])
     assert "experiment: " in err and "fault" in err
-    assert main(["verify", str(copied / "experiment/lineages")]) == 2
-    assert "neither a run, nor an experiment or passage" in capsys.readouterr().err
+    assert main(["verify", str(copied / "experiment/lineages"), str(copied / "passage")]) == 2
+    out, err = capsys.readouterr()
+    assert "lineages: neither a run, nor an experiment or passage" in out
+    assert "passage: sound (1 passage" in out and "lineages: 1 fault" in err
+
+
+@pytest.mark.parametrize("name", ["directions.safetensors", "readout.json"])
+def test_what_surrounds_a_run_is_named_when_it_cannot_be_read(copied, name):
+    with (copied / "alone" / name).open("r+b") as file:
+        file.truncate(100)
+    found = verify(copied / "alone").faults
+    assert any(f"{name}: cannot be read" in one for one in found), found
+    assert any(f"{name}: has 100 bytes" in one for one in found), found
+
+
+def test_a_plan_that_is_gone_is_missed_where_there_is_a_summary(copied):
+    (copied / "experiment/experiment.json").unlink()
+    assert any("experiment.json: is missing" in one for one in verify(copied / "experiment").faults)
+    (copied / "experiment/summary.json").unlink()
+    findings = verify(copied / "experiment")
+    assert findings.sound and any("not finished" in one for one in findings.remarks)
 
 
 @pytest.mark.parametrize(

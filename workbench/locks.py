@@ -37,7 +37,7 @@ def take_lock(path: Path, *, break_lock: bool = False) -> str:
         if path.exists() and not (break_lock or _gone(holder)):
             raise RunError(
                 f"{path.parent}: being written by process {holder.get('pid')} on "
-                f"{holder.get('host')}; if that process is gone, use --break-lock."
+                f"{holder.get('host')}{_advice(holder)}."
             )
         _remove(path, holder)
     nonce = uuid.uuid4().hex
@@ -150,6 +150,13 @@ def _gone(holder: Mapping[str, Any]) -> bool:
         return not _alive(pid)
     started = _started(pid)
     return started is None or started != holder.get("started")
+
+
+def _advice(holder: Mapping[str, Any]) -> str:
+    """What to do about a holder that is there, or may be."""
+    if holder.get("host") == socket.gethostname():
+        return ", which lives; wait for it or stop it (--break-lock if this folder is a copy)"
+    return "; if that process is gone, use --break-lock"
 
 
 def _this_process() -> dict[str, Any]:

@@ -15,7 +15,7 @@ LOADING = 'dtype = "bfloat16" in lineage.toml, or a smaller model'
 
 _SIGNS = re.compile(
     r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|bad_alloc"
-    r"|STATUS_ALLOC_FAILED",
+    r"|can't start new thread|STATUS_ALLOC_FAILED",
     re.IGNORECASE,
 )
 _SIZE = re.compile(r"tried to allocate ([\d.]+) ?(bytes|[KMGT]iB)", re.IGNORECASE)

@@ -199,7 +199,8 @@ def _with_kept(run: Run, error: DivergedError) -> DivergedError:
     step = run.states.reached()[0]
     kept = f"keeps its state after step {step}" if step >= 0 else "has no training state yet"
     return DivergedError(
-        f"{error} The run {kept}; resumed with the same settings, it would diverge again."
+        f"{error} The run {kept}; resumed with the same settings, it would diverge again: begin "
+        "anew in another folder."
     )
 
 

@@ -65,7 +65,9 @@ class States:
         path = self.folder / f"{told['step']:06d}" / "state.safetensors"
         blob = read_bounded(path, MAX_STATE_BYTES, RunError)
         if hashlib.sha256(blob).hexdigest() != told["sha256"]:
-            raise RunError(f"{path}: damaged (another hash than when it was stored); begin anew.")
+            raise RunError(
+                f"{path}: damaged, it has another hash than when it was stored; {self._anew()}."
+            )
         return blob
 
     def check_records(self, path: Path) -> int:
@@ -77,15 +79,16 @@ class States:
         if (told := self.last()) is None:
             return 0
         size, when = told["records_bytes"], f"when the state of step {told['step']} was stored"
+        if (found := path.stat().st_size) < size:
+            raise RunError(f"{path}: has {found} bytes, but {size} {when}; {self._anew()}.")
         with path.open("rb") as file:
             kept = file.read(size)
-        if len(kept) < size:
-            raise RunError(
-                f"{path}: has {len(kept)} bytes, but {size} {when}; it was damaged, begin anew."
-            )
         if hashlib.sha256(kept).hexdigest() != told["records_sha256"]:
-            raise RunError(f"{path}: has other content than {when}; it was damaged, begin anew.")
+            raise RunError(f"{path}: has other content than {when}; {self._anew()}.")
         return size
+
+    def _anew(self) -> str:
+        return f"remove {self.folder} and resume, to begin the run again"
 
     def reached(self) -> tuple[int, int]:
         """Return the step of the last state and its records' bytes; before the first, −1 and 0."""

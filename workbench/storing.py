@@ -55,4 +55,4 @@ def check_writable(folder: Path) -> None:
     """
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
-        raise RunError(f"{folder}: cannot be written; choose another output folder.")
+        raise RunError(f"{folder}: cannot be written; make it writable, or choose another.")

@@ -37,7 +37,9 @@ def stop_line(
     if reached is None:
         return f"{how}; nothing was stored."
     further = [] if given else ["--out", arguments.out]
-    again = argv if arguments.resume else _with(argv, ["--resume"])
+    # Whose lock was broken once may be a living writer's the next time.
+    kept = [part for part in argv if part != "--break-lock"]
+    again = kept if arguments.resume else _with(kept, ["--resume"])
     return f"{how} {printable(reached)}; continue with: {_quoted(_with(again, further))}"
 
 

@@ -8,11 +8,12 @@ from workbench.errors import RunError
 from workbench.plots.style import counted
 from workbench.text import printable
 from workbench.verification import verify
+from workbench.verification.findings import Findings
 
 
 def run(arguments: Namespace) -> None:
     """Check runs, experiments and passages, and say what is wrong with each."""
-    found = {folder: verify(folder) for folder in arguments.folder}
+    found = {folder: _verified(folder) for folder in arguments.folder}
     if arguments.json:
         told = {folder: vars(findings) for folder, findings in found.items()}
         print(json.dumps(told))
@@ -25,6 +26,14 @@ def run(arguments: Namespace) -> None:
     if faults := sum(len(findings.faults) for findings in found.values()):
         wrong = [folder for folder, findings in found.items() if not findings.sound]
         raise RunError(f"{', '.join(wrong)}: {counted(faults, 'fault')}.")
+
+
+def _verified(folder: str) -> Findings:
+    """What is found; that there is nothing to verify is a fault, too."""
+    findings = Findings()
+    with findings.catching():
+        return verify(folder)
+    return findings
 
 
 def counts(checked: Counter[str]) -> str:

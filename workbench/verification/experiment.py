@@ -30,6 +30,8 @@ def verify_experiment(folder: Path, findings: Findings) -> None:
     for path in sorted(folder.glob("runs/[!.]*/run.json")):
         verify_run(path.parent, findings)
     if not (folder / "experiment.json").is_file():
+        if (folder / "summary.json").is_file():
+            findings.fault(folder / "experiment.json", "is missing, though there is a summary")
         findings.remarks.append(f"{folder}: not finished; continue it with --resume")
         return
     with findings.catching():

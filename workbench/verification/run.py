@@ -13,7 +13,7 @@ from workbench.info import RUN_JSON
 from workbench.locks import is_held
 from workbench.manifest import names_in, unlike_manifest
 from workbench.runs import Run
-from workbench.standing import recipe_of
+from workbench.standing import Standing, recipe_of
 from workbench.surroundings import DIRECTIONS, Surroundings, home_of
 from workbench.verification.answers import verify_answers
 from workbench.verification.findings import Findings
@@ -36,14 +36,22 @@ def verify_run(folder: Path, findings: Findings) -> None:
         if not is_sealed(info):
             findings.fault(folder / RUN_JSON, "says something else than what was written")
         if is_held(folder / "lock"):
-            findings.remarks.append(f"{folder}: being written; checked as it stands")
+            findings.remarks.append(f"{folder}: being written, as its lock says")
         lines = run.lines
         findings.checked["record"] += len(lines)
+        if (standing := Standing.of(run)).state in ("stopped", "failed"):
+            findings.remarks.append(f"{folder}: not finished, {_told(standing)}")
         _verify_steps(run, info, lines, findings)
         _verify_drift(run, info, lines, findings)
         verify_answers(run, info["config"], lines, findings)
         _verify_ending(run, info, findings)
         _verify_grids(run, findings)
+
+
+def _told(standing: Standing) -> str:
+    """How far a run came, and why no further."""
+    of = "" if standing.steps is None else f" of {standing.steps}"
+    return f"it came to step {standing.step}{of}: {standing.why}"
 
 
 def _verify_steps(run: Run, info: Line, lines: Sequence[Line], findings: Findings) -> None:
@@ -87,6 +95,7 @@ def _verify_drift(run: Run, info: Line, lines: Sequence[Line], findings: Finding
     """Each measured line has its file, and its numbers are those that the file gives."""
     files, measured = DriftFiles(run.folder / "drift"), [line for line in lines if "drift" in line]
     _verify_strays(files, info, lines, findings)
+    around = Surroundings()
     with findings.catching():
         around = _directions(run, info["config"], findings)
     if not measured:
