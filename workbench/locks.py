@@ -81,8 +81,10 @@ def check_lock(path: Path, nonce: str) -> None:
         RunError: If another process has taken it over.
     """
     if (holder := _holder(path)).get("nonce") != nonce:
-        why = "another process has taken it over" if holder else "its lock is gone or unreadable"
-        raise RunError(f"{path.parent}: {why}; this one writes nothing more.")
+        ended = "" if holder else " and ended, or its lock was removed"
+        raise RunError(
+            f"{path.parent}: another process has taken it over{ended}; this one writes nothing more."
+        )
 
 
 def release_lock(path: Path, nonce: str) -> None:
