@@ -81,9 +81,9 @@ def check_lock(path: Path, nonce: str) -> None:
         RunError: If another process has taken it over.
     """
     if (holder := _holder(path)).get("nonce") != nonce:
-        ended = "" if holder else " and ended, or its lock was removed"
+        gone = "" if holder else " and ended, or its lock was removed"
         raise RunError(
-            f"{path.parent}: another process has taken it over{ended}; this one writes nothing more."
+            f"{path.parent}: another process has taken it over{gone}; this one writes nothing more."
         )
 
 
