@@ -135,6 +135,7 @@ def test_vectors_of_the_browser_are_stamped_and_text_stays_text(figures, tmp_pat
 @pytest.mark.usefixtures("press")
 def test_the_page_given_to_the_browser_asks_for_nothing():
     import asyncio
+    from concurrent.futures import ThreadPoolExecutor
 
     from workbench.plots.paper import browser
 
@@ -145,7 +146,9 @@ def test_the_page_given_to_the_browser_asks_for_nothing():
         finally:
             await opened.close()
 
-    page = asyncio.run(index())
+    # In a thread of its own: where another test drives a browser, a loop runs in this one.
+    with ThreadPoolExecutor(1) as pool:
+        page = pool.submit(asyncio.run, index()).result()
     assert "plotly.min.js" in page
     assert not re.findall(r"https?://", page)
     assert "@page{margin:0}" in page
