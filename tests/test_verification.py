@@ -4,6 +4,8 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -479,3 +481,20 @@ def test_two_that_continue_one_experiment_do_not_write_at_once(copied, inputs_fo
             max_new_tokens=3,
             resume=True,
         )
+
+
+VERIFY = """
+import sys
+from workbench import verify
+assert verify(sys.argv[1]).sound
+heavy = {"torch", "transformers", "transformer_lens"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_verifying_takes_no_torch(stored):
+    for name in ("experiment", "alone", "passage"):
+        told = subprocess.run(
+            [sys.executable, "-c", VERIFY, stored / name], capture_output=True, text=True
+        )
+        assert told.returncode == 0, told.stderr
