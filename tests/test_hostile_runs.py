@@ -73,14 +73,9 @@ def run_files(name, content):
     return safetensors_files(content)
 
 
-def try_run(reader, file, count, planted, tmp_path):
-    folder = shutil.copytree(planted, tmp_path / "e")
-    run_id = sorted(path.name for path in (folder / "runs").iterdir())[0]
-    path = folder / "runs" / run_id / file
-    name, found = f"{reader} {file}", 0
-
-    def read():
-        READERS[reader](RunStore(folder / "runs").open(run_id))
+def spoil(path, file, count, name, read, watched, kinds):
+    """Read a file of many spoilt contents, and of other kinds; return how many contents."""
+    found = 0
 
     @trying(count)
     @given(content=run_files(file, path.read_bytes()))
@@ -88,13 +83,25 @@ def try_run(reader, file, count, planted, tmp_path):
         nonlocal found
         found += 1
         put(path, content)
-        check_reader(name, read, tmp_path)
+        check_reader(name, read, watched)
 
     check()
-    for kind in SPECIAL:
+    for kind in kinds:
         put(path, kind)
-        check_reader(name, read, tmp_path)
+        check_reader(name, read, watched)
     return found
+
+
+def try_run(reader, file, count, planted, tmp_path):
+    folder = shutil.copytree(planted, tmp_path / "e")
+    run_id = sorted(path.name for path in (folder / "runs").iterdir())[0]
+    path = folder / "runs" / run_id / file
+    name = f"{reader} {file}"
+
+    def read():
+        READERS[reader](RunStore(folder / "runs").open(run_id))
+
+    return spoil(path, file, count, name, read, tmp_path, SPECIAL)
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -135,7 +142,7 @@ def try_drawing(whole, file, count, planted, tmp_path):
     path = next(folder.rglob(file))
     if not whole:
         (folder / "summary.json").unlink()
-    report, found, name = tmp_path / "report.html", 0, f"{'drawn' if whole else 'run'} {file}"
+    report, name = tmp_path / "report.html", f"{'drawn' if whole else 'run'} {file}"
 
     def read():
         source = folder if whole else run
@@ -145,19 +152,7 @@ def try_drawing(whole, file, count, planted, tmp_path):
         finally:
             take_away(report)
 
-    @trying(count)
-    @given(content=run_files(file, path.read_bytes()))
-    def check(content):
-        nonlocal found
-        found += 1
-        put(path, content)
-        check_reader(name, read, folder)
-
-    check()
-    for kind in ("folder", "fifo", "zero", "gone"):
-        put(path, kind)
-        check_reader(name, read, folder)
-    return found
+    return spoil(path, file, count, name, read, folder, ("folder", "fifo", "zero", "gone"))
 
 
 @pytest.mark.slow

@@ -31,19 +31,24 @@ from workbench.summary import summarise
 from workbench.verification import verify
 
 
-@pytest.fixture(scope="module")
-def stored(inputs_folder, tmp_path_factory):
-    """An experiment, a run that stands alone and a passage, as they were written."""
-    root = tmp_path_factory.mktemp("stored")
+def run_small(inputs_folder, out, **options):
     run_experiment(
         Inputs.beside(inputs_folder),
         arms=choose_arms("ordinary,block", standard_arms()),
         seeds=(0,),
         recipe=Recipe(steps=3, learning_rate=1e-3, batch_size=4),
-        out=root / "experiment",
+        out=out,
         max_new_tokens=3,
         state_every=1,
+        **options,
     )
+
+
+@pytest.fixture(scope="module")
+def stored(inputs_folder, tmp_path_factory):
+    """An experiment, a run that stands alone and a passage, as they were written."""
+    root = tmp_path_factory.mktemp("stored")
+    run_small(inputs_folder, root / "experiment")
     assert main(["finetune", str(inputs_folder), *SMALL, "--out", str(root / "alone")]) == 0
     probes = ProbeSet.load(inputs_folder / "probes.jsonl").of_kind("harmful")
     read_passage(Lineage.load(inputs_folder), probes, root / "passage", keep="all")
@@ -455,15 +460,7 @@ def test_a_summary_that_was_edited_is_not_shown(copied, capsys):
 def test_an_experiment_resumed_when_it_is_done_changes_nothing(copied, inputs_folder):
     folder = copied / "experiment"
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    run_experiment(
-        Inputs.beside(inputs_folder),
-        arms=choose_arms("ordinary,block", standard_arms()),
-        seeds=(0,),
-        recipe=Recipe(steps=3, learning_rate=1e-3, batch_size=4),
-        out=folder,
-        max_new_tokens=3,
-        resume=True,
-    )
+    run_small(inputs_folder, folder, resume=True)
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -472,15 +469,7 @@ def test_two_that_continue_one_experiment_do_not_write_at_once(copied, inputs_fo
 
     folder = copied / "experiment"
     with locked(folder / "lock"), pytest.raises(RunError, match="being written by process"):
-        run_experiment(
-            Inputs.beside(inputs_folder),
-            arms=choose_arms("ordinary,block", standard_arms()),
-            seeds=(0,),
-            recipe=Recipe(steps=3, learning_rate=1e-3, batch_size=4),
-            out=folder,
-            max_new_tokens=3,
-            resume=True,
-        )
+        run_small(inputs_folder, folder, resume=True)
 
 
 VERIFY = """

@@ -63,6 +63,12 @@ class Subject:
         self.operations = listed(log)
         self.whole = contents(whole / name)
 
+    def flushed(self, count):
+        """The number of the operation that made so many records durable."""
+        flush = f"fsync {self.name}/records.jsonl"
+        operations = enumerate(self.operations, 1)
+        return [number for number, one in operations if one.endswith(flush)][count - 1]
+
     def store(self, name):
         """A new, empty store."""
         root = self.folder / name

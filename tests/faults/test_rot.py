@@ -28,12 +28,7 @@ def stopped(subject):
     """A store whose run has a state after step 4, and was killed when step 5 was stored."""
     fine_tuning = subject("ordinary", 2)
     root = fine_tuning.store("stopped")
-    flushed = [
-        number
-        for number, operation in enumerate(fine_tuning.operations, 1)
-        if operation.endswith(f"fsync {RUN}/records.jsonl")
-    ]
-    assert fine_tuning.start(root, at=flushed[4], fault="after").wait().status == -9
+    assert fine_tuning.start(root, at=fine_tuning.flushed(5), fault="after").wait().status == -9
     yield fine_tuning, root
     shutil.rmtree(root)
 

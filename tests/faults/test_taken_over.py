@@ -15,12 +15,7 @@ def asleep(subject):
     """A store with a fine-tuning that has stopped itself once its third step was flushed."""
     fine_tuning = subject("ordinary", 2)
     root = fine_tuning.store("taken")
-    flushed = [
-        number
-        for number, operation in enumerate(fine_tuning.operations, 1)
-        if operation.endswith("fsync run/records.jsonl")
-    ]
-    job = fine_tuning.start(root, at=flushed[2], fault=PAUSE)
+    job = fine_tuning.start(root, at=fine_tuning.flushed(3), fault=PAUSE)
     job.wait_for_pause()
     yield fine_tuning, root, job
     if job.alive():
