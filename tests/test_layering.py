@@ -1,6 +1,8 @@
 """Data flows one way: a module imports only from those before it, and heavy ones stay out."""
 
 import ast
+import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -97,7 +99,8 @@ def test_the_package_imports_nothing_heavy():
 
 
 LIGHT = """
-    records config arms series nulls significance calibration runs standing archive surroundings
+    records config arms series nulls significance calibration runs store standing archive
+    surroundings verification
     course passage grids
     evidence blocking tradeoff comparison summary plots widgets
 """.split()  # noqa: SIM905
@@ -119,3 +122,35 @@ def test_every_public_name_exists_and_an_unknown_one_does_not():
     assert {*workbench.__all__} <= {*dir(workbench)}
     with pytest.raises(AttributeError, match="'workbench' has no attribute 'nothing'"):
         workbench.nothing  # noqa: B018
+
+
+def imports_of_ours():
+    """What files outside of the package import from it: the seldom run ones, too."""
+    root = ROOT.parent
+    for path in sorted([*root.glob("tests/**/*.py"), *root.glob("notebooks/**/*.py")]):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("workbench"):
+                for name in node.names:
+                    yield str(path.relative_to(root)), node.module, name.name
+
+
+def is_there(module, name):
+    try:
+        return hasattr(importlib.import_module(module), name) or bool(
+            importlib.util.find_spec(f"{module}.{name}")
+        )
+    except ImportError:
+        return False
+
+
+def test_what_tests_and_experiments_import_is_there_also_where_they_are_seldom_run():
+    wanted = {(module, name) for _, module, name in imports_of_ours()}
+    assert len(wanted) > 300
+    missing = {one for one in wanted if not is_there(*one)}
+    assert [told for told in imports_of_ours() if told[1:] in missing] == []
+
+
+def test_a_name_that_has_moved_would_be_noticed():
+    assert is_there("workbench.chat_formats", "BUILTIN_PROMPT")
+    assert not is_there("workbench.encoding", "BUILTIN_PROMPT")
+    assert not is_there("workbench.gone", "any")

@@ -22,7 +22,7 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from workbench.encoding import BUILTIN_PROMPT
+from workbench.chat_formats import BUILTIN_PROMPT
 from workbench.inputs import SPLIT
 from workbench.probes import Probe, ProbeSet
 
