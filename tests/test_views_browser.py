@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import lab
 import numpy as np
@@ -57,10 +58,19 @@ def wait_for(page, text):
     )
 
 
-def ask_python(page):
-    """What the last cell prints of the explorer when it is run again."""
-    lab.run_last(page)
-    return page.locator(".jp-OutputArea-output pre").last.text_content()
+def wait_for_python(page, chosen):
+    """Run the last cell until it prints what was chosen: a browser holds changes back at first.
+
+    ipywidgets sends one change at a time and the newest when the kernel is idle again, so a cell
+    run at once may come before it.
+    """
+    deadline = time.monotonic() + lab.CELL_SECONDS
+    while True:
+        lab.run_last(page)
+        printed = page.locator(".jp-OutputArea-output pre").last.text_content().strip()
+        if printed == str(chosen) or time.monotonic() > deadline:
+            assert printed == str(chosen)
+            return
 
 
 def choose_run(page, arm, seed):
@@ -79,7 +89,7 @@ def test_the_slider_and_boxes_move_the_plot_to_what_python_says(opened):
     np.testing.assert_allclose(shown(page), planted_alignment("push", 2).T, rtol=1e-4)
     curve = next(t for t in lab.traces(page, PLOT, 1) if t.get("name") == "alignment")
     np.testing.assert_allclose(curve["y"], planted_alignment("push", 2)[:, 1], rtol=1e-4)
-    assert ask_python(page).strip() == str({"arm": "push", "seed": "2", "layer": "1", "step": "20"})
+    wait_for_python(page, {"arm": "push", "seed": "2", "layer": "1", "step": "20"})
 
 
 def test_a_click_on_a_cell_drills_down(opened):
