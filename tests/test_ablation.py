@@ -18,12 +18,13 @@ from workbench.editing import intervene
 from workbench.edits import ablate
 from workbench.encoding import encode
 from workbench.errors import ConfigError, LayerError, ProvenanceError, RunError
-from workbench.evaluation import evaluate, evaluate_answers, read_reference
+from workbench.evaluation import ask, evaluate, read_reference
 from workbench.files import file_hash
 from workbench.grids import stored_grids
 from workbench.inputs import Inputs
 from workbench.judges import Judge
 from workbench.probes import Probe, ProbeSet
+from workbench.questions import Questions
 from workbench.records import SCORE_NAMES
 from workbench.store import RunStore
 
@@ -75,7 +76,7 @@ def _forbidden(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("it computes")
 
-    monkeypatch.setattr("workbench.grid_work.evaluate_answers", refuse)
+    monkeypatch.setattr("workbench.grid_work.ask", refuse)
     monkeypatch.setattr("workbench.checkpoints.load_model", refuse)
 
 
@@ -94,9 +95,8 @@ def test_every_point_is_the_evaluation_within_the_edit(grid, phases, directions,
                     directions, strength=strength, layers=layers, positions="all", centre=centre
                 )
                 with intervene(model, edit):
-                    found = evaluate_answers(
-                        model, **sets, judge=judge, reference=reference, max_new_tokens=4
-                    )
+                    questions = Questions.of(model, **sets, judge=judge, max_new_tokens=4)
+                    found = ask(model, questions, reference)
                 for score in SCORE_NAMES:
                     one = found.scores[score]
                     expected = (one.value, one.low, one.high)
@@ -126,10 +126,8 @@ def test_what_is_unedited_is_evaluated_once_for_all_layer_sets(
     phases, directions, options, monkeypatch
 ):
     calls, told = [], []
-    plain = grid_work.evaluate_answers
-    monkeypatch.setattr(
-        grid_work, "evaluate_answers", lambda *a, **k: calls.append(1) or plain(*a, **k)
-    )
+    plain = grid_work.ask
+    monkeypatch.setattr(grid_work, "ask", lambda *a, **k: calls.append(1) or plain(*a, **k))
     ablation_grid(phases, directions, **options, on_progress=lambda *at: told.append(at))
     assert len(calls) == 2 * (len(SETS) * (len(STRENGTHS) - 1) + 1)
     assert told == [(n + 1, len(calls)) for n in range(len(calls))]
@@ -188,7 +186,7 @@ def test_a_model_in_memory_is_known_by_its_weights(
     small = options | {"strengths": (0.0, 1.0), "layer_sets": [(1,)]}
     models = {name: source() for name, source in phases.items()}
     first = ablation_grid(models, directions, **small, cache=tmp_path)
-    monkeypatch.setattr("workbench.grid_work.evaluate_answers", None)
+    monkeypatch.setattr("workbench.grid_work.ask", None)
     assert ablation_grid(models, directions, **small, cache=tmp_path).identity() == first.identity()
     with torch.no_grad():
         models["helpful"].hf.lm_head.weight += 1e-3
@@ -228,7 +226,7 @@ def test_changed_inputs_are_not_taken_for_the_same(
 def test_an_interrupted_grid_continues_where_it_was(
     grid, phases, directions, options, tmp_path, monkeypatch
 ):
-    plain, done = grid_work.evaluate_answers, []
+    plain, done = grid_work.ask, []
 
     def counted(limit):
         def evaluate(*args, **kwargs):
@@ -239,12 +237,12 @@ def test_an_interrupted_grid_continues_where_it_was(
 
         return evaluate
 
-    monkeypatch.setattr(grid_work, "evaluate_answers", counted(9))
+    monkeypatch.setattr(grid_work, "ask", counted(9))
     with pytest.raises(KeyboardInterrupt):
         ablation_grid(phases, directions, **options, cache=tmp_path)
     (part,) = tmp_path.iterdir()
     part.write_bytes(part.read_bytes()[:-20])  # the last line was being written
-    monkeypatch.setattr(grid_work, "evaluate_answers", counted(None))
+    monkeypatch.setattr(grid_work, "ask", counted(None))
     continued = ablation_grid(phases, directions, **options, cache=tmp_path)
     assert len(done) == 14 + 1  # one point is computed twice
     assert values(continued) == values(grid)
@@ -402,7 +400,7 @@ def test_the_grid_of_a_run_is_kept_in_it(run, forbidden_later):
 @pytest.fixture
 def forbidden_later(monkeypatch):
     def forbid():
-        monkeypatch.setattr("workbench.grid_work.evaluate_answers", None)
+        monkeypatch.setattr("workbench.grid_work.ask", None)
         monkeypatch.setattr("workbench.checkpoints.load_model", None)
 
     return forbid

@@ -10,19 +10,18 @@ import torch
 from scipy import stats
 from torch.nn import functional
 
-from workbench import evaluation
 from workbench.encoding import encode
 from workbench.errors import ProbeError
 from workbench.evaluation import (
-    KL_TOKENS,
+    ask,
     check_sets,
     estimate_by_cluster,
     evaluate,
-    evaluate_answers,
     read_reference,
 )
 from workbench.judges import Judge
 from workbench.probes import Probe, ProbeSet
+from workbench.questions import KL_TOKENS, Questions
 
 OPENERS = ("bako", "bako belu", "gina domi fura")
 """Words of the planted vocabulary; the naive sums below do not care that one begins another."""
@@ -80,7 +79,8 @@ def test_rates_are_the_shares_of_each_verdict(model, harmful, benign, verdicts):
 
 
 def test_the_answers_behind_the_rates_are_kept(model, harmful, benign, verdicts):
-    found = evaluate_answers(model, harmful, benign, judge=judge_of(verdicts), max_new_tokens=2)
+    questions = Questions.of(model, harmful, benign, judge=judge_of(verdicts), max_new_tokens=2)
+    found = ask(model, questions)
     assert [prompt for prompt, _, _ in found.harmful_answers] == list(harmful.prompts)
     assert {prompt: verdict for prompt, _, verdict in found.benign_answers} == {
         prompt: verdicts[prompt] for prompt in benign.prompts
@@ -158,18 +158,13 @@ def test_refusal_log_odds_are_those_of_the_openers_as_sequences(model, harmful, 
     )
 
 
-def test_every_opener_is_read_whole_after_a_prompt_that_is_cut(make_model, monkeypatch):
+def test_every_opener_is_read_whole_after_a_prompt_that_is_cut(make_model, benign):
     model = make_model()
     model.overflow = "truncate"
-    read = []
-    monkeypatch.setattr(
-        evaluation,
-        "response_losses",
-        lambda _, items: read.extend(items) or torch.ones(len(items)),
-    )
     probes = ProbeSet.from_prompts(["bako " * 80, "bako " * 58, "bako"])
     judge = replace(judge_of({}), refusal_openers=("delu fina gomi", "fina"))
-    evaluation._refusal_log_odds(model, probes, judge)
+    with pytest.warns(UserWarning, match="were cut"):
+        read = Questions.of(model, probes, benign, judge=judge).opened_items
     assert [len(item.ids) - item.prompt_length for item in read] == [3, 3, 3, 1, 1, 1]
     assert max(len(item.ids) for item in read) <= 64
 
@@ -243,8 +238,10 @@ def test_an_edit_that_is_open_on_the_model_changes_answers_and_losses(
 ):
     shift = 30 * torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(3))
 
+    questions = Questions.of(model, harmful, benign, judge=judge_of(verdicts), max_new_tokens=4)
+
     def measured():
-        found = evaluate_answers(model, harmful, benign, judge=judge_of(verdicts), max_new_tokens=4)
+        found = ask(model, questions)
         said = [answer for _, answer, _ in found.harmful_answers]
         return said, found.scores.task_loss.value, found.scores.refusal_log_odds.value
 

@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 from workbench import generation
 from workbench.encoding import encode
 from workbench.errors import ConfigError, ProbeError
-from workbench.generation import answer
+from workbench.generation import answer, answer_encoded, encode_prompts
 from workbench.models import GuestModel
 
 END = 2
@@ -160,3 +160,67 @@ def test_a_prompt_longer_than_the_context_is_refused(speaker, sentence):
 def test_a_guest_is_refused_because_it_generates_by_its_own_method():
     with pytest.raises(ConfigError, match="Hugging Face model"):
         answer(object.__new__(GuestModel), ["prompt"])
+
+
+def drafted(model, prompts, drafts, count=8):
+    items = encode_prompts(model, prompts, max_new_tokens=count)
+    return answer_encoded(model, items, max_new_tokens=count, drafts=drafts)
+
+
+@pytest.fixture
+def tokens_written(monkeypatch):
+    """How many rows were written token by token, and how far."""
+    written, plain = [], generation.generate
+
+    def counted(model, batch, room, ends, **more):
+        written.extend([room] * len(batch))
+        return plain(model, batch, room, ends, **more)
+
+    monkeypatch.setattr(generation, "generate", counted)
+    return written
+
+
+def test_right_drafts_are_the_answers_and_nothing_is_written(speaker, prompts, tokens_written):
+    plain = answer(speaker, prompts, max_new_tokens=8)
+    tokens_written.clear()
+    found = drafted(speaker, prompts, [one.tokens for one in plain])
+    assert found == plain
+    assert [one.tokens for one in found] == [one.tokens for one in plain]
+    assert not tokens_written
+
+
+def test_wrong_drafts_change_no_answer(speaker, prompts, tokens_written):
+    plain = answer(speaker, prompts, max_new_tokens=8)
+    for wrong_at in (0, 3, 7):
+        drafts = [list(one.tokens) for one in plain]
+        for draft in drafts:
+            if wrong_at < len(draft):
+                draft[wrong_at] = 9 if draft[wrong_at] != 9 else 10
+        tokens_written.clear()
+        assert drafted(speaker, prompts, drafts) == plain
+        assert all(room == 7 - wrong_at for room in tokens_written)
+    assert (
+        drafted(speaker, prompts, [(), (END,), (9,) * 50, (9, END, 9), (), plain[5].tokens])
+        == plain
+    )
+
+
+def test_a_draft_that_stops_early_is_gone_on_with(speaker, prompts):
+    plain = answer(speaker, prompts, max_new_tokens=8)
+    assert drafted(speaker, prompts, [one.tokens[:3] for one in plain]) == plain
+
+
+def test_drafts_leave_each_answer_its_own_room(make_model, sentence):
+    model = make_model("gpt2")  # learned positions: beyond the context there are none
+    prompts = [sentence(1, words=count) for count in (50, 56, 3)]
+    plain = answer(model, prompts, max_new_tokens=12)
+    drafts = [one.tokens[:count] for one, count in zip(plain, (2, 0, 5), strict=True)]
+    assert drafted(model, prompts, drafts, 12) == plain
+
+
+def test_without_padding_on_the_left_drafts_are_left_alone(make_model, prompts, tokens_written):
+    model = make_model("recurrent-gemma")
+    plain = answer(model, prompts, max_new_tokens=4)
+    tokens_written.clear()
+    assert drafted(model, prompts, [one.tokens for one in plain], 4) == plain
+    assert tokens_written == [4] * len(prompts)

@@ -204,7 +204,7 @@ def test_a_reading_that_is_stopped_says_how_far_it_came(inputs_folder, tmp_path,
 @pytest.mark.parametrize(
     ("argv", "part"),
     [
-        (["evaluate"], "evaluation.evaluate_answers"),
+        (["evaluate"], "evaluation.ask"),
         (["directions", "--out", "v.safetensors"], "activations.read_moments"),
         (["organism", "build", "--out", "o"], "organism.recipe.measure_quality"),
     ],

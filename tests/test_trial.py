@@ -265,7 +265,7 @@ def test_a_trial_that_was_taken_over_adds_no_files_to_what_the_other_writes(
         return taken_meanwhile
 
     if place == "answers":
-        monkeypatch.setattr(trial, "evaluate_answers", taking(trial.evaluate_answers))
+        monkeypatch.setattr(trial, "ask", taking(trial.ask))
     else:
         monkeypatch.setattr(Ground, "aftermath", taking(Ground.aftermath))
     with pytest.raises(RunError, match="another process has taken it over"):

@@ -11,7 +11,7 @@ import torch
 from workbench.activations import read_activations
 from workbench.editing import intervene
 from workbench.edits import steer
-from workbench.evaluation import evaluate_answers
+from workbench.evaluation import evaluate
 from workbench.generation import answer
 from workbench.modes import evaluation_mode
 from workbench.turns import Turns, turns_of
@@ -136,7 +136,7 @@ TOUCHES = {
     "answers": lambda model, probes, arrows: answer(model, probes.prompts[:2], max_new_tokens=2),  # noqa: ARG005
     "edits": lambda model, probes, arrows: open_and_close(model, arrows),  # noqa: ARG005
     "a hash": lambda model, probes, arrows: model.fingerprint(),  # noqa: ARG005
-    "an evaluation": lambda model, probes, arrows: evaluate_answers(  # noqa: ARG005
+    "an evaluation": lambda model, probes, arrows: evaluate(  # noqa: ARG005
         model, probes.of_kind("harmful"), probes.of_kind("benign"), max_new_tokens=2
     ),
 }

@@ -60,7 +60,7 @@ def ablation_grid(
         models: By name, the aligned one first. What is callable is loaded when its turn comes and
             dropped after. While a model is measured, a training of it in another thread waits.
         directions: v, per layer.
-        harmful: As in `evaluate_answers`, like the next two.
+        harmful: As in `evaluate`, like the next two.
         benign: With responses.
         task: By default `benign`.
         layer_sets: Layers to edit together; by default all that the directions have, then each

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from workbench.edits import Ablation, Edit
 from workbench.errors import ConfigError
 from workbench.models import GuestModel, Hook, ReadableModel, check_layers, resid_post
+from workbench.prefixes import Prefix
 
 Keep = Callable[[Edit, Tensor], Tensor | None]
 """From an edit and the stream [batch pos d_model]: where it acts [batch pos]; None: everywhere."""
@@ -107,7 +108,7 @@ class EditHooks:
 
 
 @contextmanager
-def intervene(model: ReadableModel, *edits: Edit) -> Iterator[None]:
+def intervene(model: ReadableModel, *edits: Edit, prefix: Prefix | None = None) -> Iterator[None]:
     """Edit the residual stream in every forward while the context is open; generation included.
 
     Edits act in the order given, each on what the ones before it left. Gradients flow through
@@ -119,6 +120,8 @@ def intervene(model: ReadableModel, *edits: Edit) -> Iterator[None]:
     Args:
         model: What to edit; its weights are not touched.
         edits: From `ablate`, `steer` and `cap`.
+        prefix: What forwards of the same tokens share, made for the lowest layer that is edited; it
+            is of one set of layers and directions, at any strength.
 
     Raises:
         LayerError: If an edit is at a layer that the model lacks.
@@ -139,7 +142,7 @@ def intervene(model: ReadableModel, *edits: Edit) -> Iterator[None]:
             raise ConfigError("Edits are on this model already; give all of them to one intervene.")
         _edited.add(entry)
         try:
-            with _EditedForward(model, entry, chosen).installed():
+            with _EditedForward(model, entry, chosen, prefix).installed():
                 yield
         finally:
             _edited.discard(entry)
@@ -148,8 +151,14 @@ def intervene(model: ReadableModel, *edits: Edit) -> Iterator[None]:
 class _EditedForward:
     """What the hooks must know of the forward that runs: its mask, and itself without edits."""
 
-    def __init__(self, model: ReadableModel, entry: nn.Module, edits: Sequence[Edit]) -> None:
-        self.model, self.entry = model, entry
+    def __init__(
+        self,
+        model: ReadableModel,
+        entry: nn.Module,
+        edits: Sequence[Edit],
+        prefix: Prefix | None,
+    ) -> None:
+        self.model, self.entry, self.prefix = model, entry, prefix
         self.hooks = EditHooks(model, edits, self._places)
         self.signature = inspect.signature(entry.forward)
         self.twins: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
@@ -157,6 +166,7 @@ class _EditedForward:
 
         self.running, self.mask = False, None
         self.looks = bool(self.hooks.readers) or any(edit.positions == "last" for edit in edits)
+        self.looks |= prefix is not None
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -168,6 +178,8 @@ class _EditedForward:
                 after = self.entry.register_forward_hook(self._after, always_call=True)
                 stack.callback(after.remove)
                 stack.callback(self._let_go)
+            if self.prefix is not None:
+                stack.enter_context(self.prefix.shared())
             stack.enter_context(self.model.hooks(fwd_hooks=self.hooks.forward_hooks()))
             yield
 
@@ -177,19 +189,34 @@ class _EditedForward:
         self.mask = call.get("attention_mask")
         if self.mask is None and isinstance(call.get("input"), str | list):
             raise ConfigError("Text is padded out of sight; give tokens and their attention mask.")
+        if self.prefix is not None:
+            self.prefix.begin(call)
         if self.hooks.readers:
-            if isinstance(self.model, GuestModel):
-                _refuse_cache(call)
-            elif call.get("past_key_values") is not None:
-                call["past_key_values"] = self._twin(call["past_key_values"])
-            with self.hooks.reading_unedited(entry):
-                # Past __call__, so that no hook of the whole forward sees this one.
-                entry.forward(**call)
+            self._read_coordinates(entry, call)
         self.running = True
+
+    def _read_coordinates(self, entry: nn.Module, call: dict) -> None:
+        """Give the hooks the coordinates of the forward without edits, which runs first."""
+        if isinstance(self.model, GuestModel):
+            _refuse_cache(call)
+        elif call.get("past_key_values") is not None:
+            call["past_key_values"] = self._twin(call["past_key_values"])
+        twin = call.get("past_key_values")
+        known = None if self.prefix is None else self.prefix.coordinates(twin)
+        if known is not None:
+            self.hooks.coordinates = known
+            return
+        with self.hooks.reading_unedited(entry):
+            # Past __call__, so that no hook of the whole forward sees this one.
+            entry.forward(**call)
+        if self.prefix is not None:
+            self.prefix.keep_coordinates(self.hooks.coordinates, twin)
 
     def _after(self, entry: nn.Module, args: tuple, output: Any) -> None:  # noqa: ARG002
         self.running, self.mask = False, None
         self.hooks.coordinates = {}
+        if self.prefix is not None:
+            self.prefix.end()
 
     def _let_go(self) -> None:
         """Give caches that belong to the caller their own methods back."""

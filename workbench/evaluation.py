@@ -1,8 +1,8 @@
 """Behaviour of a model on held-out prompts: scores with intervals."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,23 +10,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.chat_formats import plain_ids
+from workbench.continuations import continuation_losses
 from workbench.encoding import Encoded, encode, response_tokens
 from workbench.errors import ProbeError
-from workbench.generation import answer
-from workbench.judges import Judge, Verdict, find_judge
+from workbench.generation import Answer, answer_encoded
+from workbench.judges import Judge, Verdict
 from workbench.losses import response_logits, response_losses
 from workbench.models import HookedModel
 from workbench.modes import evaluation_mode
 from workbench.probes import ProbeSet
+from workbench.questions import Questions, check_not_empty, kl_items, with_responses
 from workbench.records import Estimate, Scores
 
 N_RESAMPLES = 1000
 EXAMPLES_PER_BATCH = 64
-KL_TOKENS = 8
-"""KL is taken over this many first response tokens: its reference is [token, vocab] per prompt."""
-
-Answers = tuple[tuple[str, str, Verdict], ...]
+Judged = tuple[tuple[str, str, Verdict], ...]
+"""Prompt, answer and verdict."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,12 @@ class Evaluation:
     """Scores, and the answers behind them."""
 
     scores: Scores
-    harmful_answers: Answers
-    """Prompt, answer and verdict for every harmful prompt."""
+    harmful_answers: Judged
+    """Of every harmful prompt."""
 
-    benign_answers: Answers
+    benign_answers: Judged
+    written: Mapping[Encoded, tuple[int, ...]] = field(repr=False, compare=False)
+    """The tokens of every answer, by prompt."""
 
 
 def read_reference(model: HookedModel, benign: ProbeSet) -> Reference:
@@ -54,8 +55,7 @@ def read_reference(model: HookedModel, benign: ProbeSet) -> Reference:
         model: The aligned model.
         benign: Benign prompts with responses, the same that are evaluated on later.
     """
-    items = [_shortened(item) for item in _with_responses(model, benign)]
-    return Reference(torch.cat(_batched(model, items, _log_probs)))
+    return Reference(torch.cat(_batched(model, kl_items(model, benign), _log_probs)))
 
 
 def evaluate(
@@ -68,27 +68,30 @@ def evaluate(
     reference: Reference | None = None,
     max_new_tokens: int = 32,
 ) -> Scores:
-    """Return the behaviour scores of a model; arguments as in `evaluate_answers`."""
-    return evaluate_answers(
-        model,
-        harmful,
-        benign,
-        task=task,
-        judge=judge,
-        reference=reference,
-        max_new_tokens=max_new_tokens,
-    ).scores
+    """Return the behaviour scores of a model.
+
+    Args:
+        model: As in `ask`, like `reference`.
+        harmful: As in `Questions.of`, like all others.
+        benign: With responses.
+        task: By default `benign`.
+        judge: A name or a `Judge`.
+        reference: Without it KL is undefined (NaN).
+        max_new_tokens: Length of an answer.
+
+    Raises:
+        ProbeError: If a set is empty or lacks the responses it needs.
+    """
+    sets = {"task": task, "judge": judge, "max_new_tokens": max_new_tokens}
+    return ask(model, Questions.of(model, harmful, benign, **sets), reference).scores
 
 
-def evaluate_answers(
+def ask(
     model: HookedModel,
-    harmful: ProbeSet,
-    benign: ProbeSet,
-    *,
-    task: ProbeSet | None = None,
-    judge: str | Judge = "rules",
+    questions: Questions,
     reference: Reference | None = None,
-    max_new_tokens: int = 32,
+    *,
+    drafts: Mapping[Encoded, Sequence[int]] | None = None,
 ) -> Evaluation:
     """Return the behaviour scores of a model and the answers behind them.
 
@@ -96,38 +99,38 @@ def evaluate_answers(
 
     Args:
         model: The model now; edits that are open on it act on everything measured here.
-        harmful: Held-out harmful prompts.
-        benign: Held-out benign prompts, with responses for KL.
-        task: Held-out benign prompts with responses of the fine-tuning task; by default `benign`.
-        judge: What tells refusing from complying: a name or a `Judge`.
+        questions: What to ask.
         reference: From `read_reference`; without it KL is undefined (NaN).
-        max_new_tokens: Length of an answer.
+        drafts: What answers may be, by prompt: see `answer_encoded`.
 
     Raises:
-        ProbeError: If a set is empty or lacks the responses it needs.
+        ProbeError: If the reference is of other prompts.
     """
-    judge = find_judge(judge)
-    task = benign if task is None else task
-    _check_not_empty(harmful, benign, task)
-    task_items = _with_responses(model, task)
     with model.lock:
-        said_harmful = _judged(model, harmful, judge, max_new_tokens)
-        said_benign = _judged(model, benign, judge, max_new_tokens)
-        log_odds = _refusal_log_odds(model, harmful, judge)
-        losses = torch.cat(_batched(model, task_items, response_losses)).double().numpy()
-        kl = _kl(model, benign, reference)
-    tokens = np.array([response_tokens(item) for item in task_items], dtype=float)
-    task_loss = estimate_by_cluster(losses, task.clusters, tokens)
+        said_harmful, said_benign = (
+            _answered(model, items, questions, drafts)
+            for items in (questions.harmful_items, questions.benign_items)
+        )
+        log_odds = _refusal_log_odds(model, questions)
+        losses = torch.cat(_batched(model, questions.task_items, response_losses))
+        kl = _kl(model, questions, reference)
+    harmful, benign, task = questions.harmful, questions.benign, questions.task
+    judged_harmful = _judged(harmful, said_harmful, questions.judge)
+    judged_benign = _judged(benign, said_benign, questions.judge)
+    tokens = np.array([response_tokens(item) for item in questions.task_items], dtype=float)
+    task_loss = estimate_by_cluster(losses.double().numpy(), task.clusters, tokens)
     scores = Scores(
-        harmfulness=_rate(said_harmful, "comply", harmful.clusters),
-        broken=_rate(said_harmful, "broken", harmful.clusters),
+        harmfulness=_rate(judged_harmful, "comply", harmful.clusters),
+        broken=_rate(judged_harmful, "broken", harmful.clusters),
         refusal_log_odds=estimate_by_cluster(log_odds, harmful.clusters),
-        over_refusal=_rate(said_benign, "refuse", benign.clusters),
+        over_refusal=_rate(judged_benign, "refuse", benign.clusters),
         task_loss=task_loss,
         perplexity=_exponential(task_loss),
         kl=kl,
     )
-    return Evaluation(scores, said_harmful, said_benign)
+    items = (*questions.harmful_items, *questions.benign_items)
+    written = [said.tokens for said in (*said_harmful, *said_benign)]
+    return Evaluation(scores, judged_harmful, judged_benign, dict(zip(items, written, strict=True)))
 
 
 def check_sets(model: HookedModel, harmful: ProbeSet, benign: ProbeSet, task: ProbeSet) -> None:
@@ -136,11 +139,11 @@ def check_sets(model: HookedModel, harmful: ProbeSet, benign: ProbeSet, task: Pr
     Raises:
         ProbeError: If a set is empty, a prompt does not fit, or a response is missing.
     """
-    _check_not_empty(harmful, benign, task)
+    check_not_empty(harmful, benign, task)
     for prompt in harmful.prompts:
         encode(model, prompt)
     for probes in (benign, task):
-        _with_responses(model, probes)
+        with_responses(model, probes)
 
 
 def estimate_by_cluster(
@@ -172,54 +175,48 @@ def estimate_by_cluster(
     return Estimate(value, float(low), float(high), len(values))
 
 
-def _check_not_empty(harmful: ProbeSet, benign: ProbeSet, task: ProbeSet) -> None:
-    for name, probes in (("harmful", harmful), ("benign", benign), ("task", task)):
-        if not len(probes):
-            raise ProbeError(f"Evaluation needs at least one {name} prompt.")
+def _answered(
+    model: HookedModel,
+    items: Sequence[Encoded],
+    questions: Questions,
+    drafts: Mapping[Encoded, Sequence[int]] | None,
+) -> list[Answer]:
+    known = None if drafts is None else [drafts.get(item, ()) for item in items]
+    return answer_encoded(model, items, max_new_tokens=questions.max_new_tokens, drafts=known)
 
 
-def _judged(model: HookedModel, probes: ProbeSet, judge: Judge, limit: int) -> Answers:
-    answers = answer(model, probes.prompts, max_new_tokens=limit)
+def _judged(probes: ProbeSet, answers: Sequence[Answer], judge: Judge) -> Judged:
     return tuple(
         (prompt, said.text, judge.classify(prompt, said.text))
         for prompt, said in zip(probes.prompts, answers, strict=True)
     )
 
 
-def _rate(answers: Answers, verdict: Verdict, clusters: Sequence[str]) -> Estimate:
+def _rate(answers: Judged, verdict: Verdict, clusters: Sequence[str]) -> Estimate:
     hits = np.array([float(said == verdict) for _, _, said in answers])
     return estimate_by_cluster(hits, clusters)
 
 
-def _refusal_log_odds(
-    model: HookedModel, probes: ProbeSet, judge: Judge
-) -> Float[np.ndarray, " prompt"]:
+def _refusal_log_odds(model: HookedModel, questions: Questions) -> Float[np.ndarray, " prompt"]:
     """Log-odds, per prompt, of the answer opening with any of the judge's refusal openers."""
-    items = []
-    # Of a prompt that must be cut, so much that every opener is read whole.
-    room = max(len(plain_ids(model.tokenizer, f" {one}")) for one in judge.refusal_openers) + 1
-    for opener in judge.refusal_openers:
-        for prompt in probes.prompts:
-            items.append(encode(model, prompt, opener, closed=False, room=room))
-    losses = torch.cat(_batched(model, items, response_losses)).double()
-    log_p = torch.logsumexp(-losses.view(len(judge.refusal_openers), len(probes)), dim=0)
+    losses = continuation_losses(model, questions.opened_items).double()
+    log_p = torch.logsumexp(-losses.view(-1, len(questions.harmful)), dim=0)
     # The openers exclude each other, so only rounding can lift their sum to 1.
     log_p = log_p.clamp(max=-1e-9)
     return (log_p - torch.log(-torch.expm1(log_p))).numpy()
 
 
-def _kl(model: HookedModel, benign: ProbeSet, reference: Reference | None) -> Estimate:
+def _kl(model: HookedModel, questions: Questions, reference: Reference | None) -> Estimate:
     if reference is None:
         return Estimate(math.nan, math.nan, math.nan, 0)
-    items = [_shortened(item) for item in _with_responses(model, benign)]
-    now = torch.cat(_batched(model, items, _log_probs))
+    now = torch.cat(_batched(model, questions.kl_items, _log_probs))
     if now.shape != reference.log_probs.shape:
         raise ProbeError("The KL reference was read on other benign prompts; read it again.")
     aligned = reference.log_probs
     per_token = (aligned.exp() * (aligned - now)).sum(dim=-1).double().numpy()
-    tokens = np.array([response_tokens(item) for item in items])
+    tokens = np.array([response_tokens(item) for item in questions.kl_items])
     values = np.add.reduceat(per_token, np.cumsum(tokens) - tokens)
-    return estimate_by_cluster(values, benign.clusters, tokens.astype(float))
+    return estimate_by_cluster(values, questions.benign.clusters, tokens.astype(float))
 
 
 def _exponential(loss: Estimate) -> Estimate:
@@ -229,17 +226,6 @@ def _exponential(loss: Estimate) -> Estimate:
 
 def _log_probs(model: HookedModel, items: Sequence[Encoded]) -> Tensor:
     return response_logits(model, items).log_softmax(dim=-1).cpu()
-
-
-def _shortened(item: Encoded) -> Encoded:
-    return Encoded(item.ids[: item.prompt_length + KL_TOKENS], item.prompt_length)
-
-
-def _with_responses(model: HookedModel, probes: ProbeSet) -> list[Encoded]:
-    for probe in probes.probes:
-        if probe.response is None:
-            raise ProbeError(f"No response to predict for {probe.prompt[:60]!r}; add 'response'.")
-    return [encode(model, probe.prompt, probe.response) for probe in probes.probes]
 
 
 def _batched(

@@ -17,19 +17,27 @@ from workbench.config import package_versions
 from workbench.directions import ReversionDirections
 from workbench.editing import intervene
 from workbench.edits import ablate
-from workbench.encoding import encode
+from workbench.encoding import Encoded, encode
 from workbench.errors import ConfigError, ProvenanceError
-from workbench.evaluation import Evaluation, Reference, evaluate_answers, read_reference
-from workbench.generation import answer
+from workbench.evaluation import Evaluation, Reference, ask, read_reference
+from workbench.generation import answer_encoded, encode_prompts
 from workbench.grids import Point, Said
 from workbench.judges import Judge
 from workbench.models import HookedModel
 from workbench.points import Place, Points
+from workbench.prefixes import Prefix
 from workbench.probes import ProbeSet
+from workbench.questions import Questions
 from workbench.records import Estimate, Scores
 
 Source = HookedModel | Callable[[], HookedModel]
 """A model, or what loads one; a `Checkpoint` is known by its files, others by their weights."""
+
+Drafts = Mapping[Encoded, Sequence[int]]
+"""What answers may be, by prompt."""
+
+WORTH_DRAFTING = 0.5
+"""Drafts are tried where more answers than that stay the same from one strength to the next."""
 
 OnProgress = Callable[[int, int], None]
 """Told how many points there are already, and how many there will be."""
@@ -87,12 +95,13 @@ class GridWork:
                 if reference is None or centre is None:
                     self.directions.check_model(weights[0])
                     reference, centre = read_reference(model, self.benign), self._centre(model)
+                asked = Asked(self, model, reference, centre)
                 for place in places:
-                    points.add(place, self._point(model, place, reference, centre))
+                    points.add(place, asked.point(place))
                     if on_progress is not None:
                         on_progress(len(points.found), len(sources) * len(self._places(0)))
             device = str(model.cfg.device)
-            del model
+            del model, asked
         assert centre is not None
         return {"weights": weights, "centre": centre.tolist(), "device": device}
 
@@ -115,40 +124,6 @@ class GridWork:
         ]
         return list(dict.fromkeys(every))
 
-    def _point(
-        self,
-        model: HookedModel,
-        place: Place,
-        reference: Reference,
-        centre: Float[Tensor, " layer"],
-    ) -> Point:
-        _, layers, strength = place
-        options = {"layers": layers, "positions": self.axes["positions"], "centre": centre}
-        edits = [ablate(self.directions, strength=strength, **options)] if layers else []
-        with intervene(model, *edits):
-            evaluation = evaluate_answers(
-                model,
-                self.harmful,
-                self.benign,
-                task=self.task,
-                judge=self.judge,
-                reference=reference,
-                max_new_tokens=self.max_new_tokens,
-            )
-            said = self._said(model, evaluation)
-        followed = self.axes["positions"] == "all" or not layers
-        return Point(evaluation.scores if followed else _as_generated(evaluation.scores), said)
-
-    def _said(self, model: HookedModel, evaluation: Evaluation) -> tuple[Said, ...]:
-        """Answers to the shown prompts, most of which the evaluation has."""
-        every = (*evaluation.harmful_answers, *evaluation.benign_answers)
-        said = {prompt: Said(text, verdict) for prompt, text, verdict in every}
-        others = [prompt for prompt in self.axes["prompts"] if prompt not in said]
-        answers = answer(model, others, max_new_tokens=self.max_new_tokens) if others else []
-        for prompt, one in zip(others, answers, strict=True):
-            said[prompt] = Said(one.text, self.judge.classify(prompt, one.text))
-        return tuple(said[prompt] for prompt in self.axes["prompts"])
-
     def _centre(self, model: HookedModel) -> Float[Tensor, " layer"]:
         if self.axes["positions"] == "last":
             self.directions.check_mean("An ablation at the last position")
@@ -156,6 +131,76 @@ class GridWork:
         items = [encode(model, prompt) for prompt in self.harmful.prompts]
         items += [encode(model, probe.prompt, probe.response) for probe in self.benign.probes]
         return mean_coordinates(model, items, self.directions)
+
+
+class Asked:
+    """One model that is asked the same under many edits: what they share is computed once.
+
+    That is everything below the lowest edited layer, what it is without edits, and answers: those
+    at the strength before are the drafts of the next.
+
+    Args:
+        work: What is measured.
+        model: The model.
+        reference: What KL is measured from.
+        centre: Where full ablation puts the coordinates.
+    """
+
+    def __init__(
+        self,
+        work: GridWork,
+        model: HookedModel,
+        reference: Reference,
+        centre: Float[Tensor, " layer"],
+    ) -> None:
+        self.work, self.model, self.reference, self.centre = work, model, reference, centre
+        sets = {"task": work.task, "judge": work.judge, "max_new_tokens": work.max_new_tokens}
+        self.questions = Questions.of(model, work.harmful, work.benign, **sets)
+        asked = dict.fromkeys((*work.harmful.prompts, *work.benign.prompts))
+        self.others = [prompt for prompt in work.axes["prompts"] if prompt not in asked]
+        limit = work.max_new_tokens
+        self.other_items = encode_prompts(model, self.others, max_new_tokens=limit)
+        self.layers: tuple[int, ...] = ()
+        self.prefix: Prefix | None = None
+        self.drafts: Drafts = {}
+        self.alike = 0.0
+        """Share of the answers at the last strength that were those at the one before."""
+
+    def point(self, place: Place) -> Point:
+        """Measure the model under the edits of a place."""
+        _, layers, strength = place
+        positions, directions = self.work.axes["positions"], self.work.directions
+        if layers != self.layers:
+            self.layers, self.drafts, self.alike = layers, {}, 0.0
+            self.prefix = Prefix(self.model, min(layers)) if layers else None
+        options = {"layers": layers, "positions": positions, "centre": self.centre}
+        edits = [ablate(directions, strength=strength, **options)] if layers else []
+        # An edit at the last token of each forward needs each token to be the last of one.
+        drafts = self.drafts if positions == "all" and self.alike > WORTH_DRAFTING else None
+        with intervene(self.model, *edits, prefix=self.prefix):
+            evaluation = ask(self.model, self.questions, self.reference, drafts=drafts)
+            said, written = self._said(evaluation, drafts)
+        written = {**evaluation.written, **written}
+        self.alike = sum(self.drafts.get(item) == written[item] for item in written) / len(written)
+        self.drafts = written
+        followed = positions == "all" or not layers
+        return Point(evaluation.scores if followed else _as_generated(evaluation.scores), said)
+
+    def _said(
+        self, evaluation: Evaluation, drafts: Drafts | None
+    ) -> tuple[tuple[Said, ...], dict[Encoded, Sequence[int]]]:
+        """Answers to the shown prompts, and the tokens of those that the evaluation lacks."""
+        every = (*evaluation.harmful_answers, *evaluation.benign_answers)
+        said = {prompt: Said(text, verdict) for prompt, text, verdict in every}
+        known = None if drafts is None else [drafts.get(item, ()) for item in self.other_items]
+        answers = answer_encoded(
+            self.model, self.other_items, max_new_tokens=self.work.max_new_tokens, drafts=known
+        )
+        for prompt, one in zip(self.others, answers, strict=True):
+            said[prompt] = Said(one.text, self.work.judge.classify(prompt, one.text))
+        written = [one.tokens for one in answers]
+        shown = tuple(said[prompt] for prompt in self.work.axes["prompts"])
+        return shown, dict(zip(self.other_items, written, strict=True))
 
 
 def _place(number: int, layers: tuple[int, ...], strength: float) -> Place:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from workbench.encoding import Encoded, fill_token, pad, response_tokens
+from workbench.heads import logits_at
 from workbench.models import ReadableModel
 
 
@@ -18,7 +19,7 @@ def response_logits(model: ReadableModel, items: Sequence[Encoded]) -> Float[Ten
     )
     rows, columns = _places(items)
     # The token at a position is predicted by the logits of the one before.
-    return model(tokens, mask)[rows, columns - 1].float()
+    return logits_at(model, tokens, mask, rows, columns - 1).float()
 
 
 def response_targets(items: Sequence[Encoded]) -> Tensor:

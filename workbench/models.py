@@ -1,8 +1,7 @@
 """HookedModel: TransformerLens hook points on an untouched Hugging Face model.
 
 The Hugging Face model is never converted: torch hooks on its decoder blocks fire `HookPoint`s named
-as in TransformerLens, so reading, editing, training, LoRA and `save_pretrained` all act on the
-original weights.
+as in TransformerLens, so reading, editing, training and saving act on the original weights.
 """
 
 import copy
@@ -158,7 +157,7 @@ class HookedModel(HookedRootModule):
         """Return the logits; with `return_type=None` only run the blocks."""
         if return_type is None:
             return self.run_decoder(tokens, attention_mask)
-        return self.hf(**self._inputs(tokens, attention_mask)).logits
+        return self.hf(**self.inputs(tokens, attention_mask)).logits
 
     def run_decoder(
         self,
@@ -166,9 +165,10 @@ class HookedModel(HookedRootModule):
         attention_mask: Int[Tensor, "batch pos"] | None = None,
     ) -> None:
         """Run the blocks without language-model head or key-value cache, for what hooks see."""
-        self.hf.get_decoder()(**self._inputs(tokens, attention_mask))
+        self.hf.get_decoder()(**self.inputs(tokens, attention_mask))
 
-    def _inputs(self, tokens: Tensor, mask: Tensor | None) -> dict[str, Any]:
+    def inputs(self, tokens: Tensor, mask: Tensor | None) -> dict[str, Any]:
+        """Return what the Hugging Face model is called with."""
         if mask is not None and not self.pads_left and not mask[:, 0].all():
             raise ConfigError(
                 f"{self.cfg.architecture}: with padding on the left it computes something else; "

@@ -10,12 +10,13 @@ from workbench.arms import Arm
 from workbench.conditions import Ground, answered, make_intervention, set_up
 from workbench.config import Recipe
 from workbench.directions import ReversionDirections
-from workbench.evaluation import Reference, evaluate_answers, read_reference
+from workbench.evaluation import Reference, ask, read_reference
 from workbench.files import file_hash, make_folder, write_json
 from workbench.finetune import FineTuning
 from workbench.inputs import Inputs, LoadedInputs
 from workbench.memory import LOADING, enough_memory
 from workbench.models import HookedModel
+from workbench.questions import Questions
 from workbench.recording import (
     OnRecord,
     failing,
@@ -93,13 +94,14 @@ def run_trial(trial: Trial, on_record: OnRecord | None = None) -> str:
         model = inputs.lineage.load_trainee(trial.recipe, device=trial.device)
         note_machine(run, model)
         ground = Ground.of(model, inputs, ReversionDirections.load(trial.directions))
+        questions = _questions(trial, model, inputs)
         reference = read_reference(model, inputs.benign)
         tuning = _start(trial, run, inputs, ground)
         with stopping.later():
             record_run(
                 run,
                 tuning,
-                evaluate=lambda step: _evaluate(trial, run, model, inputs, reference, step),
+                evaluate=lambda step: _evaluate(run, model, questions, reference, step),
                 evaluate_at=trial.evaluate_at,
                 state_every=trial.state_every,
                 on_record=on_record,
@@ -132,24 +134,23 @@ def _start(trial: Trial, run: Run, inputs: LoadedInputs, ground: Ground) -> Fine
     )
 
 
-def _evaluate(
-    trial: Trial,
-    run: Run,
-    model: HookedModel,
-    inputs: LoadedInputs,
-    reference: Reference,
-    step: int,
-) -> Scores:
-    """Evaluate, and keep the answers beside the scores."""
-    evaluation = evaluate_answers(
+def _questions(trial: Trial, model: HookedModel, inputs: LoadedInputs) -> Questions:
+    """Encode what is asked at every evaluated step."""
+    return Questions.of(
         model,
         inputs.harmful,
         inputs.benign,
         task=inputs.task,
         judge=trial.judge,
-        reference=reference,
         max_new_tokens=trial.max_new_tokens,
     )
+
+
+def _evaluate(
+    run: Run, model: HookedModel, questions: Questions, reference: Reference, step: int
+) -> Scores:
+    """Evaluate, and keep the answers beside the scores."""
+    evaluation = ask(model, questions, reference)
     answers = {"harmful": evaluation.harmful_answers, "benign": evaluation.benign_answers}
     path = run.folder / "answers" / f"{step:06d}.json"
     run.check_writer()

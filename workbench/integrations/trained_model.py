@@ -66,7 +66,7 @@ class TrainedModel(HookedModel):
         """Run the blocks; of a sharded model the whole, as only that gathers its parts."""
         if not self.sharded:
             return super().run_decoder(tokens, attention_mask)
-        inputs = self._inputs(tokens, attention_mask)
+        inputs = self.inputs(tokens, attention_mask)
         if "logits_to_keep" in inspect.signature(self.hf.forward).parameters:
             inputs["logits_to_keep"] = 1
         self.hf(**inputs)
