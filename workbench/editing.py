@@ -172,6 +172,8 @@ class _EditedForward:
     def installed(self) -> Iterator[None]:
         """Keep all hooks on while open."""
         with ExitStack() as stack:
+            # The two know each other: the model would wait for the garbage collector.
+            stack.callback(vars(self.hooks).clear)
             if self.looks:
                 before = self.entry.register_forward_pre_hook(self._before, with_kwargs=True)
                 stack.callback(before.remove)
