@@ -16,6 +16,7 @@ from typing import Any
 
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
+FEW = 16
 
 
 class Server:
@@ -44,8 +45,8 @@ class Server:
         return {"wall": taken[0], "cpu": taken[1], "result": out if result is not None else None}
 
     def memory(self) -> dict[str, Any]:
-        """Say how far resident memory rises above what two prompts and one step leave behind."""
-        self._prepare(self.world.first(2, steps=1))()
+        """Say how far resident memory rises above what a few prompts and one step leave behind."""
+        self._prepare(self.world.first(FEW, steps=1))()
         job = self._prepare(self.world)
         tidy()
         reset = _reset_peak()

@@ -154,6 +154,7 @@ def build(folder: str | Path, size: Size, prompts: int = 2_000) -> World:
     for name in ("aligned", "witness"):
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+        _for_older_readers(folder / name / "tokenizer_config.json")
         with torch.no_grad():
             for weight in model.parameters():
                 if weight.ndim > 1:
@@ -169,6 +170,13 @@ def build(folder: str | Path, size: Size, prompts: int = 2_000) -> World:
     told = {key: value for key, value in asdict(world).items() if key != "folder"}
     (folder / "world.json").write_text(json.dumps(told), encoding="utf-8")
     return world
+
+
+def _for_older_readers(path: Path) -> None:
+    """Name the tokenizer's class as transformers 4 and 5 both know it."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(config), encoding="utf-8")
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
