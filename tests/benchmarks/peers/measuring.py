@@ -48,7 +48,9 @@ class Row:
     def of(cls, tool: str, entry: Entry) -> "Row":
         """Return the empty row of an entry."""
         told = asdict(entry)
-        return cls(tool, told["name"], *(told[key] for key in ("given", "limit", "compared", "note")))
+        return cls(
+            tool, told["name"], *(told[key] for key in ("given", "limit", "compared", "note"))
+        )
 
 
 def measure(

@@ -29,7 +29,9 @@ class Server:
 
         torch.set_num_threads(message["threads"])
         self.world = World.load(message["world"], message["prompts"])
-        self._prepare = find_entry(message["tool"], message["job"], message["entry"]).start(self.world)
+        self._prepare = find_entry(message["tool"], message["job"], message["entry"]).start(
+            self.world
+        )
 
     def run(self, out: str | None) -> dict[str, Any]:
         """Do the job and say what it took; collecting garbage is part of it for nobody."""

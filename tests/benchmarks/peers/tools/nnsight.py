@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 from entries import Entry, Prepare
-from tools.hf import all_of, mean_of
 from torch import Tensor
 from training import LEARNING_RATE, Drift, Snapshot, next_token_loss, train
 from worlds import Batch, World
+
+from tools.hf import all_of, mean_of
 
 
 def _load(world: World) -> Any:
@@ -99,9 +100,7 @@ def _hooks(world: World) -> Prepare:
 
     def prepare(world: World) -> Callable[[], np.ndarray]:
         weights = snapshot.restore()
-        return lambda: _edited_steps(
-            model, weights, edits, world.train_tokens(), world.size.steps
-        )
+        return lambda: _edited_steps(model, weights, edits, world.train_tokens(), world.size.steps)
 
     return prepare
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 from entries import Entry, Prepare
-from tools.hf import load, load_tokenizer
 from worlds import World
+
+from tools.hf import load, load_tokenizer
 
 BATCH_SIZE = 32
 AFTER_NORM = "its last layer is after the final norm; with the language-model head"
@@ -63,9 +64,7 @@ def _trained(world: World) -> Prepare:
 
     def prepare(world: World) -> Callable[[], np.ndarray]:
         texts = world.sorted_texts()
-        pairs = [
-            DatasetEntry(*pair) for pair in zip(texts, texts[1:] + texts[:1], strict=True)
-        ]
+        pairs = [DatasetEntry(*pair) for pair in zip(texts, texts[1:] + texts[:1], strict=True)]
 
         def directions() -> np.ndarray:
             found = ControlVector.train(model, tokenizer, pairs).directions

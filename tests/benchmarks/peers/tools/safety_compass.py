@@ -7,9 +7,10 @@ from tempfile import mkdtemp
 from typing import Any
 
 from entries import Entry, Prepare
-from tools.hf import load, load_tokenizer
 from training import TRAINER_STEPS, Snapshot, trainer_of
 from worlds import N_PROBES, World
+
+from tools.hf import load, load_tokenizer
 
 VALIDATION = 4
 """One pair in so many is for validation; it reads both kinds at every measurement."""

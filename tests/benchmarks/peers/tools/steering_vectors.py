@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 from entries import Entry, Prepare
-from tools.hf import load, load_tokenizer, mean_of
 from torch import Tensor
 from worlds import Batch, World
+
+from tools.hf import load, load_tokenizer, mean_of
 
 BATCH_SIZE = 32
 
@@ -20,9 +21,7 @@ def _recorded(model: Any, batch: Batch) -> Tensor:
 
     with record_activations(model) as record:
         model(**batch.inputs)
-    return torch.stack(
-        [record[layer][-1][batch.rows, batch.last] for layer in sorted(record)]
-    )
+    return torch.stack([record[layer][-1][batch.rows, batch.last] for layer in sorted(record)])
 
 
 def _means(world: World) -> Prepare:

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 from entries import Entry, Prepare
-from tools.hf import all_of, load, load_tokenizer, mean_of
 from torch import Tensor
 from training import Drift, Snapshot, train
 from worlds import Batch, World
+
+from tools.hf import all_of, load, load_tokenizer, mean_of
 
 Read = Callable[[Any, Batch], Tensor]
 PADDED = {"padding_side": "right"}

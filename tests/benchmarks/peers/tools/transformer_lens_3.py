@@ -3,10 +3,11 @@
 from typing import Any
 
 from entries import Entry
-from tools.hf import load, load_tokenizer
-from tools.transformer_lens import drift, filtered_cache, full_cache, hooked, hooks, means
 from torch import Tensor
 from worlds import Batch, World
+
+from tools.hf import load, load_tokenizer
+from tools.transformer_lens import drift, filtered_cache, full_cache, hooked, hooks, means
 
 
 def boot(world: World) -> Any:

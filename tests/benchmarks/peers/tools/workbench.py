@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from entries import Entry, Prepare
-from tools.hf import load, load_tokenizer, random_acts
 from training import LEARNING_RATE, TRAINER_STEPS, Snapshot, train, trainer_of
 from worlds import World
+
+from tools.hf import load, load_tokenizer, random_acts
 
 
 def _load(folder: str) -> Any:
