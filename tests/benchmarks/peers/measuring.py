@@ -67,7 +67,8 @@ def measure(
     say: Say = print,
 ) -> list[Row]:
     """Return what every entry of a job took; a tool that cannot do it says why."""
-    rows, tasks = [], []
+    rows: list[Row] = []
+    tasks: list[Task] = []
     for tool in tools:
         for entry in filter(only, entries_of(tool, job)):
             rows.append(Row.of(tool, entry))
@@ -78,7 +79,7 @@ def measure(
             with _failing(row, say):
                 loaded.append(processes.enter_context(_start(task, logs)))
             loaded += [None] * bool(row.failure)
-        live = [pair for pair in zip(rows, loaded, strict=True) if pair[1] is not None]
+        live = [(row, one) for row, one in zip(rows, loaded, strict=True) if one is not None]
         _compare(live, Path(results), say)
         _time(live, rounds, say)
     for row, task in zip(rows, tasks, strict=True):
@@ -134,9 +135,8 @@ def _compare(live: list[tuple[Row, Process]], folder: Path, say: Say) -> None:
             found = process.run(path)["result"]
             if found is None or row.compared == "none":
                 continue
-            result = np.load(found)
-            if ours is None:
-                ours = result
+            result: np.ndarray = np.load(found)
+            ours = result if ours is None else ours
             row.difference = difference(result, ours, row.compared)
 
 
