@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-
-N_RESAMPLES = 2000
+from intervals import median_interval
 
 
 @dataclass(frozen=True)
@@ -65,10 +64,7 @@ def compare(
         spent.append(times[baseline])
         ratio = times[job] / times[baseline]
         ratios.append(1 + ratio if added else ratio)
-    picks = np.random.default_rng(0).integers(rounds, size=(N_RESAMPLES, rounds))
-    low, high = np.quantile(np.median(np.array(ratios)[picks], axis=1), [0.025, 0.975])
-    seconds = float(np.median(spent)) / repeats
-    return Ratio(name, float(np.median(ratios)), float(low), float(high), budget, seconds)
+    return Ratio(name, *median_interval(ratios), budget, float(np.median(spent)) / repeats)
 
 
 def _seconds(job: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
