@@ -15,7 +15,6 @@ from workbench.activations import (
     Position,
     Reading,
     _total,
-    noise_floor,
     read_activations,
     read_batch,
     read_moments,
@@ -23,6 +22,7 @@ from workbench.activations import (
 from workbench.commands.options import read_position
 from workbench.encoding import Encoded, encode
 from workbench.errors import LayerError, ProbeError
+from workbench.measurement import noise_floor
 from workbench.models import HookedModel, resid_post
 from workbench.probes import Probe, ProbeSet
 

@@ -133,6 +133,7 @@ def test_a_planted_exponent_is_recovered():
 
 def test_ours_and_transformers_read_the_same_means_of_the_same_tokens(tmp_path):
     import workbench as wb
+    from workbench.activations import tokens_per_batch
 
     world = build(tmp_path, Size(2, 16, 32, vocabulary=50), prompts=60)
     loaded = World.load(tmp_path)
@@ -140,7 +141,7 @@ def test_ours_and_transformers_read_the_same_means_of_the_same_tokens(tmp_path):
     model = wb.load_model(world.aligned, chat="none")
     reading = wb.Reading.of(model, wb.ProbeSet.from_prompts(world.texts))
     assert [list(item.ids) for item in reading.encoded] == world.ids
-    assert [*reading.batches()] == world.batches()
+    assert [*reading.batches(tokens=tokens_per_batch(model.cfg.device))] == world.batches()
     ours = find_entry("workbench", "means", "read_moments").start(world)(world)()
     for name, compared in (("torch forward hooks", "all"), ("output_hidden_states", "but last")):
         theirs = find_entry("hf", "means", name).start(world)(world)()

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from workbench.activations import Reading, noise_floor, read_activations
+from workbench.activations import Reading, read_activations
 from workbench.directions import fit_directions_from
 from workbench.drift import measure_drift
+from workbench.measurement import noise_floor
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -26,7 +28,8 @@ its teacher-forced response tokens, the end of turn included. The last token of 
 before what a template writes after it, or the mean over that text: in tokens that hold any of its
 characters."""
 
-TOKENS_PER_BATCH = 8192
+TOKENS_PER_BATCH, TOKENS_PER_CPU_BATCH = 8192, 2048
+"""On a CPU larger tensors leave its caches and go back to the system at every layer."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,7 @@ class Reading:
         Raises:
             ProbeError: If a prompt is too short for the position or lacks the response to read.
         """
-        with_response = position == "response_mean"
-        own = position in ("content_last", "content_mean")
+        with_response, own = position == "response_mean", str(position).startswith("content")
         encoded = []
         for probe in probes.probes:
             if with_response and probe.response is None:
@@ -92,15 +94,19 @@ class Reading:
         ]
         return hashlib.sha256(repr((seen, self.position)).encode()).hexdigest()
 
-    def batches(self, batch_size: int | None = None) -> Iterator[list[int]]:
-        """Yield prompt indices in batches of similar length, at most `batch_size` prompts each.
+    def batches(
+        self, batch_size: int | None = None, *, tokens: int = TOKENS_PER_BATCH
+    ) -> Iterator[list[int]]:
+        """Yield prompt indices in batches of similar length.
 
-        By default a batch holds as many prompts as fit into `TOKENS_PER_BATCH` tokens.
+        Args:
+            batch_size: Prompts of a batch at most; by default as many as fit into `tokens`.
+            tokens: Of a batch, padding included; more only if one prompt has more.
         """
         order = sorted(range(len(self)), key=lambda index: len(self.encoded[index].ids))
         batch: list[int] = []
         for index in order:
-            limit = batch_size or TOKENS_PER_BATCH // len(self.encoded[index].ids)
+            limit = batch_size or tokens // len(self.encoded[index].ids)
             if batch and len(batch) >= limit:
                 yield batch
                 batch = []
@@ -111,9 +117,11 @@ class Reading:
     @cached_property
     def _table(self) -> Int[Tensor, "prompt pos"]:
         """All prompts padded to the longest; batches are cut from it."""
-        longest = max(len(item.ids) for item in self.encoded)
-        rows = [[*item.ids, *[self.fill] * (longest - len(item.ids))] for item in self.encoded]
-        return torch.tensor(rows)
+        lengths = np.array([len(item.ids) for item in self.encoded])
+        table = np.full((len(self), lengths.max()), self.fill)
+        ids = [token for item in self.encoded for token in item.ids]
+        table[np.arange(lengths.max()) < lengths[:, None]] = ids
+        return torch.from_numpy(table)
 
     def tokens(
         self, indices: Sequence[int], device: torch.device
@@ -149,13 +157,18 @@ class Reading:
         return weights
 
 
+def tokens_per_batch(device: torch.device) -> int:
+    """Return how many tokens, padding included, are best run at once there."""
+    return TOKENS_PER_CPU_BATCH if device.type == "cpu" else TOKENS_PER_BATCH
+
+
 def read_batch(
     model: ReadableModel, reading: Reading, indices: Sequence[int], layers: Sequence[int]
 ) -> Float[Tensor, "layer batch d_model"]:
     """Return the residual stream of some prompts at the read position; gradients flow through.
 
-    Only the read position of each layer is kept: memory does not grow with prompt length. Nothing
-    here waits for the device.
+    Only the read position of each layer is kept: memory does not grow with prompt length. What
+    comes after the last of the layers is not run. Nothing here waits for the device.
     """
     device = model.cfg.device
     tokens, mask = reading.tokens(indices, device)
@@ -174,8 +187,11 @@ def read_batch(
             return torch.einsum("bp,bpd->bd", weights.to(resid.device), resid.float())
 
     read: dict[int, Tensor] = {}
-    hooks: list[Hook] = [(resid_post(layer), _reader(read, layer, select)) for layer in layers]
-    with model.hooks(fwd_hooks=hooks):
+    last = max(layers) if getattr(model, "stops_early", False) else None
+    hooks: list[Hook] = [
+        (resid_post(layer), _reader(read, layer, select, last=layer == last)) for layer in layers
+    ]
+    with model.hooks(fwd_hooks=hooks), suppress(_Read):
         model.run_decoder(tokens, mask)
     return torch.stack([read[layer].to(device) for layer in layers])
 
@@ -210,7 +226,7 @@ def read_activations(
     acts = torch.empty(len(layers), len(reading), model.cfg.d_model)
     under_way: list[tuple[list[int], Tensor]] = []
     with evaluation_mode(model):
-        for indices in reading.batches(batch_size):
+        for indices in reading.batches(batch_size, tokens=tokens_per_batch(model.cfg.device)):
             resid = read_batch(model, reading, indices, layers).float()
             if resid.device == acts.device:
                 acts[:, indices] = resid
@@ -241,24 +257,6 @@ def read_moments(
     return Moments(_total(model, reading, layers, batch_size).cpu() / len(reading), len(reading))
 
 
-def noise_floor(
-    model: ReadableModel,
-    reading: Reading,
-    acts: Float[Tensor, "layer prompt d_model"],
-    layers: list[int],
-) -> Float[Tensor, " layer"]:
-    """Return how far the mean reading moves when the same model is read in another batch shape.
-
-    Args:
-        model: The model that `acts` was read from, unchanged since.
-        reading: What it was read on.
-        acts: Its reading in batches of the default shape.
-        layers: The layers of `acts`.
-    """
-    again = read_activations(model, reading, layers=layers, batch_size=max(1, len(reading) // 3))
-    return (again.double() - acts.double()).mean(dim=1).norm(dim=-1)
-
-
 def _total(
     model: ReadableModel, reading: Reading, layers: list[int], batch_size: int | None
 ) -> Float[Tensor, "layer d_model"]:
@@ -268,7 +266,7 @@ def _total(
         device = torch.device("cpu")
     total = torch.zeros(len(layers), model.cfg.d_model, dtype=torch.float64, device=device)
     with evaluation_mode(model):
-        for indices in reading.batches(batch_size):
+        for indices in reading.batches(batch_size, tokens=tokens_per_batch(model.cfg.device)):
             resid = read_batch(model, reading, indices, layers).to(device)
             # A small difference of large means follows: float32 sums would show in it.
             total += resid.double().sum(dim=1)
@@ -286,12 +284,18 @@ def _content(item: Encoded) -> range:
     return range(*(item.content or (0, 0)))
 
 
+class _Read(Exception):
+    """All layers are read: the forward need not go on."""
+
+
 def _reader(
-    read: dict[int, Tensor], layer: int, select: Callable[[Tensor], Tensor]
+    read: dict[int, Tensor], layer: int, select: Callable[[Tensor], Tensor], *, last: bool
 ) -> Callable[..., None]:
     """Return a hook that keeps the selected part of what it sees and changes nothing."""
 
     def hook(resid: Float[Tensor, "batch pos d_model"], hook: Any) -> None:  # noqa: ARG001
         read[layer] = select(resid)
+        if last:
+            raise _Read
 
     return hook

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.activations import TOKENS_PER_BATCH
+from workbench.activations import tokens_per_batch
 from workbench.directions import ReversionDirections
 from workbench.encoding import Encoded, fill_token, pad
 from workbench.models import Hook, ReadableModel, resid_post
@@ -40,7 +40,7 @@ def mean_coordinates(
     hooks: list[Hook] = [
         (resid_post(layer), adding(row)) for row, layer in enumerate(directions.layers)
     ]
-    size = max(1, TOKENS_PER_BATCH // max(len(item.ids) for item in items))
+    size = max(1, tokens_per_batch(model.cfg.device) // max(len(item.ids) for item in items))
     with evaluation_mode(model), model.hooks(fwd_hooks=hooks):
         for start in range(0, len(items), size):
             rows = [item.ids for item in items[start : start + size]]

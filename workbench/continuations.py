@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from workbench.activations import TOKENS_PER_BATCH
+from workbench.activations import tokens_per_batch
 from workbench.caches import is_plain
 from workbench.conventions import positions_of
 from workbench.encoding import Encoded, fill_token, pad
@@ -47,6 +47,7 @@ def continuation_losses(
 
 def _batches(model: HookedModel, items: Sequence[Encoded]) -> Iterator[list[Continuations]]:
     """Prompts of similar length with their items, so that their caches fit a number of tokens."""
+    most = tokens_per_batch(model.cfg.device)
     prompts: dict[tuple[int, ...], list[int]] = {}
     for number, item in enumerate(items):
         prompts.setdefault(item.ids[: item.prompt_length], []).append(number)
@@ -55,7 +56,7 @@ def _batches(model: HookedModel, items: Sequence[Encoded]) -> Iterator[list[Cont
         batch, rows = [], 0
         for prompt, numbers in group:
             widest = max(len(items[number].ids) for number in numbers)
-            if batch and (rows + len(numbers)) * widest > TOKENS_PER_BATCH:
+            if batch and (rows + len(numbers)) * widest > most:
                 yield batch
                 batch, rows = [], 0
             batch.append((prompt, numbers))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.activations import Reading, noise_floor, read_activations
+from workbench.activations import Reading, read_activations
 from workbench.directions import ReversionDirections
 from workbench.drift import measure_drift
 from workbench.models import ReadableModel
@@ -40,3 +40,21 @@ class Measurement:
         """Return how far the model has moved since."""
         current = read_activations(model, self.reading, layers=list(self.directions.layers))
         return measure_drift(self.aligned, current, self.directions, floor=self.floor)
+
+
+def noise_floor(
+    model: ReadableModel,
+    reading: Reading,
+    acts: Float[Tensor, "layer prompt d_model"],
+    layers: list[int],
+) -> Float[Tensor, " layer"]:
+    """Return how far the mean reading moves when the same model is read in another batch shape.
+
+    Args:
+        model: The model that `acts` was read from, unchanged since.
+        reading: What it was read on.
+        acts: Its reading in batches of the default shape.
+        layers: The layers of `acts`.
+    """
+    again = read_activations(model, reading, layers=layers, batch_size=max(1, len(reading) // 3))
+    return (again.double() - acts.double()).mean(dim=1).norm(dim=-1)

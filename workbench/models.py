@@ -85,6 +85,8 @@ class HookedModel(HookedRootModule):
             hooking changed what the model computes.
     """
 
+    stops_early = True  # an exception may end a forward: see `read_batch`
+
     def __init__(
         self,
         hf: Any,
@@ -95,8 +97,7 @@ class HookedModel(HookedRootModule):
     ) -> None:
         super().__init__()
         self.hf, self.lock = hf, turns_of(hf)
-        self.overflow: Overflow = overflow
-        self.tokenizer = tokenizer
+        self.tokenizer, self.overflow = tokenizer, overflow
         self.chat: Chat = chat or ("tokenizer" if tokenizer.chat_template else "builtin")
         decoder_blocks = find_blocks(hf)
         config = hf.config.get_text_config()
@@ -111,8 +112,7 @@ class HookedModel(HookedRootModule):
         )
         self.places_tokens = takes_positions(plain_model(hf), hf.get_decoder())
         before = trial_logits(hf, self.cfg)
-        points = [BlockHookPoints() for _ in decoder_blocks]
-        self.blocks = nn.ModuleList(points)
+        self.blocks = nn.ModuleList(BlockHookPoints() for _ in decoder_blocks)
         self._handles: list[RemovableHandle] = []
         self.setup()
         try:

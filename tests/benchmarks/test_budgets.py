@@ -56,6 +56,7 @@ def world(request):
 
 def _forward(model, reading):
     """The bare decoder forward of the same batches, no LM head."""
+    from workbench.activations import tokens_per_batch
     from workbench.encoding import fill_token, pad
 
     batches = [
@@ -64,7 +65,7 @@ def _forward(model, reading):
             fill=fill_token(model),
             device=torch.device("cpu"),
         )
-        for indices in reading.batches()
+        for indices in reading.batches(tokens=tokens_per_batch(model.cfg.device))
     ]
     return decoder_runs(model.hf.get_decoder(), batches)
 

@@ -31,6 +31,8 @@ class TrainedModel(HookedModel):
             has sharded the weights.
     """
 
+    stops_early = False  # a forward that is sharded or compiled is run to its end
+
     def __init__(self, module: nn.Module, tokenizer: Any, *, chat: Chat | None = None) -> None:
         hf = unwrapped(module)
         adapter = getattr(hf, "active_peft_config", None)
