@@ -1,7 +1,7 @@
 """Paired, interleaved ratios of CPU time, or another clock's, with a bootstrap interval."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,10 +65,16 @@ def compare(
         spent.append(times[baseline])
         ratio = times[job] / times[baseline]
         ratios.append(1 + ratio if added else ratio)
-    picks = np.random.default_rng(0).integers(rounds, size=(N_RESAMPLES, rounds))
-    low, high = np.quantile(np.median(np.array(ratios)[picks], axis=1), [0.025, 0.975])
+    low, high = interval(ratios)
     seconds = float(np.median(spent)) / repeats
-    return Ratio(name, float(np.median(ratios)), float(low), float(high), budget, seconds)
+    return Ratio(name, float(np.median(ratios)), low, high, budget, seconds)
+
+
+def interval(ratios: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the median."""
+    picks = np.random.default_rng(0).integers(len(ratios), size=(N_RESAMPLES, len(ratios)))
+    low, high = np.quantile(np.median(np.array(ratios)[picks], axis=1), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _seconds(job: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
