@@ -24,6 +24,8 @@ IDEAS = {
     "buckets": "reading.buckets",
     "probes-in-training": "reading.probes_in_training_forward",
     "sums": "reading.sums",
+    "packing": "packing.packing",
+    "stacked": "together.stacked",
 }
 """By name, where each is; one is imported when it is asked for."""
 
