@@ -26,6 +26,10 @@ IDEAS = {
     "sums": "reading.sums",
     "packing": "packing.packing",
     "stacked": "together.stacked",
+    "processes": "processes.side_by_side",
+    "compile": "compiling.compiling",
+    "bfloat16": "halves.speed",
+    "bfloat16-error": "halves.error",
 }
 """By name, where each is; one is imported when it is asked for."""
 
