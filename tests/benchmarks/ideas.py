@@ -30,6 +30,9 @@ IDEAS = {
     "compile": "compiling.compiling",
     "bfloat16": "halves.speed",
     "bfloat16-error": "halves.error",
+    "decoding": "decoding.decoding",
+    "verdicts": "verdicts.verdicts",
+    "openers": "openers.openers",
 }
 """By name, where each is; one is imported when it is asked for."""
 
