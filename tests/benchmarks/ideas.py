@@ -33,6 +33,10 @@ IDEAS = {
     "decoding": "decoding.decoding",
     "verdicts": "verdicts.verdicts",
     "openers": "openers.openers",
+    "optimisers": "stepping.optimisers",
+    "loop": "stepping.loop",
+    "profile": "profiling.profile",
+    "pages": "allocating.pages",
 }
 """By name, where each is; one is imported when it is asked for."""
 

@@ -67,7 +67,8 @@ class Packing:
     def padded(self):
         """As now: one example a row."""
         tokens, mask = padded(self.items)
-        return self._gradients({"input_ids": tokens, "attention_mask": mask}, [[i] for i in self.items])
+        rows = [[item] for item in self.items]
+        return self._gradients({"input_ids": tokens, "attention_mask": mask}, rows)
 
     def packed(self, width: int = 128):
         """Several examples a row."""
@@ -88,20 +89,24 @@ class Packing:
 
 
 class Sorted(Packing):
-    """The same examples in two batches by length, their gradients added: what packing rivals."""
+    """The same examples in parts by length, whose gradients are added: what packing rivals."""
 
-    def padded(self):
-        """Two halves by length, each padded to its longest."""
+    def parts(self, count: int):
+        """Each padded to its longest."""
         order = sorted(self.items, key=lambda item: len(item.ids))
-        half = len(order) // 2
         total = sum(len(item.ids) - item.prompt_length for item in order)
         summed = None
-        for part in (order[:half], order[half:]):
+        for start in range(0, len(order), len(order) // count):
+            part = order[start : start + len(order) // count]
             tokens, mask = padded(part)
             weight = sum(len(item.ids) - item.prompt_length for item in part) / total
-            found = self._gradients({"input_ids": tokens, "attention_mask": mask}, [[i] for i in part])
+            rows = [[item] for item in part]
+            found = self._gradients({"input_ids": tokens, "attention_mask": mask}, rows)
             found = [weight * each for each in found]
-            summed = found if summed is None else [a + b for a, b in zip(summed, found, strict=True)]
+            if summed is None:
+                summed = found
+            else:
+                summed = [one + other for one, other in zip(summed, found, strict=True)]
         return summed
 
 
@@ -113,8 +118,10 @@ def packing(bench: Bench) -> None:
             f"packed for padded, 16 examples, {size}", work.packed, work.padded,
             difference=greatest(work.packed(), work.padded()), told=work.share(),
         )  # fmt: skip
-        halves = Sorted(size)
-        bench.pair(
-            f"two halves by length for padded, 16 examples, {size}", halves.padded, work.padded,
-            difference=greatest(halves.padded(), work.padded()),
-        )  # fmt: skip
+        split = Sorted(size)
+        for count in (2, 4):
+            bench.pair(
+                f"{count} parts by length for padded, 16 examples, {size}",
+                lambda split=split, count=count: split.parts(count), work.padded,
+                difference=greatest(split.parts(count), work.padded()),
+            )  # fmt: skip
