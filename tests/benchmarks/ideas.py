@@ -1,6 +1,6 @@
 """Ideas for speed, each as a prototype beside what it would replace.
 
-    python tests/benchmarks/ideas.py [NAME …] [--quick] [--out FILE] [--seconds S] [--threads N]
+    python tests/benchmarks/ideas.py [NAME …] [--quick] [--sizes SIZES] [--out FILE]
 
 prints a line per idea and size; what came of them is in IDEAS.md.
 """
@@ -17,7 +17,10 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
-from prototypes.bench import Bench
+# The checkout that this file is in is what is measured, whatever is installed.
+sys.path.insert(1, str(Path(__file__).parents[2]))
+
+from prototypes.bench import Bench  # noqa: E402
 
 IDEAS = {
     "early-stop": "reading.early_stop",
@@ -36,6 +39,7 @@ IDEAS = {
     "optimisers": "stepping.optimisers",
     "loop": "stepping.loop",
     "profile": "profiling.profile",
+    "encoding": "texts.encoding",
     "pages": "allocating.pages",
 }
 """By name, where each is; one is imported when it is asked for."""
@@ -52,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Ideas for speed beside what they would replace.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(IDEAS)}")
     parser.add_argument("--quick", action="store_true", help="the smallest size, three rounds")
+    parser.add_argument("--sizes", metavar="SIZES", help="comma-separated (default: all)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON to write, and .txt beside")
     parser.add_argument("--seconds", type=float, default=12.0, help="per comparison, about")
     parser.add_argument("--threads", type=int, default=1, help="but for `processes`")
@@ -61,7 +66,9 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(arguments.threads)
-    bench, about = Bench(arguments.quick, arguments.seconds), surroundings(arguments.threads)
+    only = tuple(arguments.sizes.split(",")) if arguments.sizes else None
+    bench = Bench(arguments.quick, arguments.seconds, only)
+    about = surroundings(arguments.threads)
     print(*(f"{key}: {value}" for key, value in about.items()), sep="; ")
     for name in arguments.names or IDEAS:
         print(f"# {name}", flush=True)

@@ -51,10 +51,15 @@ class Bench:
     seconds: float = 12.0
     """Time for one comparison, about."""
 
+    only: tuple[str, ...] | None = None
+    """Sizes to try; by default those that an idea names."""
+
     outcomes: list[Outcome] = field(default_factory=list)
 
     def sizes(self, *names: str) -> tuple[str, ...]:
-        """The sizes to try: of those named all, or the first."""
+        """The sizes to try, of those named: those asked for, else all, or the first."""
+        if self.only is not None:
+            return tuple(name for name in names if name in self.only)
         return names[:1] if self.quick else names
 
     def pair(

@@ -65,7 +65,9 @@ def looped(
         if drop and ended.any():
             left = (~ended).nonzero()[:, 0]
             cache.batch_select_indices(left)
-            rows, places, mask, tokens, ended = (x[left] for x in (rows, places, mask, tokens, ended))
+            rows, places, mask, tokens, ended = (
+                x[left] for x in (rows, places, mask, tokens, ended)
+            )
     return [_before_end(row, ends) for row in said]
 
 

@@ -46,7 +46,11 @@ class Halved:
 
 def distance(found, expected) -> float:
     """Norm of the difference over the norm, of one tensor or several together."""
-    pairs = [(found, expected)] if isinstance(found, torch.Tensor) else zip(found, expected, strict=True)
+    pairs = (
+        [(found, expected)]
+        if isinstance(found, torch.Tensor)
+        else zip(found, expected, strict=True)
+    )
     apart, whole = 0.0, 0.0
     for one, other in pairs:
         apart += float((one.double() - other.double()).square().sum())

@@ -49,11 +49,15 @@ def _cached(hf, prompts: Sequence[Ids], openers: Sequence[Ids]) -> torch.Tensor:
     if not width:
         return total.T
     rest = torch.tensor([[*opener[:-1], *[0] * (width - len(opener) + 1)] for opener in openers])
-    real = torch.tensor([[1] * (len(opener) - 1) + [0] * (width - len(opener) + 1) for opener in openers])
+    real = torch.tensor(
+        [[1] * (len(opener) - 1) + [0] * (width - len(opener) + 1) for opener in openers]
+    )
     cache.batch_repeat_interleave(count)
     stream = decoder(
         input_ids=rest.repeat(len(prompts), 1),
-        attention_mask=torch.cat([mask.repeat_interleave(count, 0), real.repeat(len(prompts), 1)], 1),
+        attention_mask=torch.cat(
+            [mask.repeat_interleave(count, 0), real.repeat(len(prompts), 1)], 1
+        ),
         position_ids=(places[:, -1:] + 1 + torch.arange(width)).repeat_interleave(count, 0),
         past_key_values=cache,
         use_cache=True,
@@ -82,7 +86,9 @@ def _branched(hf, prompts: Sequence[Ids], openers: Sequence[Ids]) -> torch.Tenso
     more = torch.tensor([openers[number][place] for number, place in flat], dtype=torch.long)
     width = start + len(flat)
     sees = torch.zeros(n, width, width, dtype=torch.bool)
-    sees[:, :start, :start] = torch.ones(start, start, dtype=torch.bool).tril() & mask[:, None].bool()
+    sees[:, :start, :start] = (
+        torch.ones(start, start, dtype=torch.bool).tril() & mask[:, None].bool()
+    )
     sees[:, start:, :start] = mask[:, None].bool()
     sees[:, start:, start:] = (owner[:, None] == owner) & (depth[:, None] >= depth)
     sees |= torch.eye(width, dtype=torch.bool)  # padding sees itself, or its softmax is empty
@@ -102,7 +108,10 @@ def _branched(hf, prompts: Sequence[Ids], openers: Sequence[Ids]) -> torch.Tenso
 def openers(bench: Bench) -> None:
     """Idea 11: refusal log-odds with every prompt run once."""
     model = organism("aligned")
-    ends = [model.tokenizer.encode(one, add_special_tokens=False) for one in find_judge("organism").refusal_openers]
+    ends = [
+        model.tokenizer.encode(one, add_special_tokens=False)
+        for one in find_judge("organism").refusal_openers
+    ]
     cases = {"organism": (model, held_out(model), ends)}
     for vocab in (1000, 50_000)[: 1 if bench.quick else 2]:
         for size in bench.sizes("0.1M", "10M", "100M"):

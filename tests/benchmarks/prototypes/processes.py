@@ -109,7 +109,11 @@ def _report(bench: Bench, size: str, pause: float, rates: dict[str, np.ndarray])
     for name, now in rates.items():
         ratios = base / now
         wall = Ratio(
-            name, float(np.median(ratios)), *interval(ratios.tolist()), None, float(np.median(1 / base))
+            name,
+            float(np.median(ratios)),
+            *interval(ratios.tolist()),
+            None,
+            float(np.median(1 / base)),
         )
         bench.keep(
             Outcome(

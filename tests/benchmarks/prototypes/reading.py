@@ -19,7 +19,7 @@ from workbench.losses import response_losses
 from workbench.models import HookedModel, resid_post
 from workbench.modes import evaluation_mode
 
-PROMPTS = {"0.1M": 256, "10M": 128, "100M": 32}
+PROMPTS = {"0.1M": 256, "10M": 128, "100M": 16}
 
 
 class _Seen(Exception):
@@ -107,7 +107,7 @@ def buckets(bench: Bench) -> None:
     """Idea 2: batches of similar length, and how many tokens one should hold."""
     for size in bench.sizes("0.1M", "10M", "100M"):
         model = make_model(size)
-        count = {"0.1M": 512, "10M": 256, "100M": 64}[size]
+        count = {"0.1M": 512, "10M": 256, "100M": 32}[size]
         reading = make_reading(mixed_lengths(count))
         layers = [*range(model.cfg.n_layers)]
         ours = [*reading.batches()]

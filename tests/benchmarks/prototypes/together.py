@@ -17,7 +17,9 @@ class Trainings:
     def __init__(
         self, size: str, count: int, *, attention: str = "eager", rows: int = 16, width: int = 32
     ) -> None:
-        self.models = [make_hf(size, seed=seed, attn_implementation=attention) for seed in range(count)]
+        self.models = [
+            make_hf(size, seed=seed, attn_implementation=attention) for seed in range(count)
+        ]
         generator = torch.Generator().manual_seed(0)
         self.tokens = torch.randint(FIRST_WORD, 1000, (count, rows, width), generator=generator)
         causal = torch.full((width, width), torch.finfo(torch.float32).min).triu(1)
@@ -39,11 +41,15 @@ class Trainings:
         logits = call(
             input_ids=tokens, attention_mask=self.mask, position_ids=self.places, use_cache=False
         ).logits
-        return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+        return torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
+        )
 
     def _loss(self, parameters, buffers, tokens):
         def call(**inputs):
-            return functional_call(self.models[0], (parameters, buffers), (), inputs, tie_weights=True)
+            return functional_call(
+                self.models[0], (parameters, buffers), (), inputs, tie_weights=True
+            )
 
         return self._run(call, tokens)
 

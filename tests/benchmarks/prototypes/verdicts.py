@@ -80,7 +80,9 @@ def verdicts(bench: Bench) -> None:
     """Idea 10, end: stop an answer once its verdict is settled. The rest of it is not shown then."""
     tuned = organism("aligned")
     inputs = Inputs.beside(ORGANISM).load()
-    for _ in wb.FineTuning(tuned, inputs.examples, steps=5 if bench.quick else 100, learning_rate=6e-5):
+    for _ in wb.FineTuning(
+        tuned, inputs.examples, steps=5 if bench.quick else 100, learning_rate=6e-5
+    ):
         pass
     models = {"aligned": organism("aligned"), "helpful": organism("helpful"), "tuned": tuned}
     for name, model in models.items():
