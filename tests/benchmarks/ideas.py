@@ -20,7 +20,7 @@ from pathlib import Path
 # The checkout that this file is in is what is measured, whatever is installed.
 sys.path.insert(1, str(Path(__file__).parents[2]))
 
-from prototypes.bench import Bench  # noqa: E402
+from prototypes.bench import Bench
 
 IDEAS = {
     "early-stop": "reading.early_stop",

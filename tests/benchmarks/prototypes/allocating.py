@@ -7,6 +7,7 @@ import time
 import numpy as np
 import torch
 from compare import Ratio, interval
+
 from prototypes.bench import Bench, Outcome
 from prototypes.processes import trainer
 from prototypes.reading import read
@@ -28,7 +29,7 @@ def keep_pages() -> bool:
 def reader(size: str):
     """A reading of prompts in our batches."""
     model = make_model(size)
-    reading = make_reading(mixed_lengths({"0.1M": 512, "10M": 256}.get(size, 32)))
+    reading = make_reading(mixed_lengths({"0.1M": 384, "10M": 160}.get(size, 32)))
     batches, layers = [*reading.batches()], [*range(model.cfg.n_layers)]
     return lambda: read(model, reading, batches, layers)
 
@@ -38,7 +39,8 @@ def work(job: str, size: str, keeping: bool, orders) -> None:
     torch.set_num_threads(1)
     kept = keep_pages() if keeping else True
     run = {"training": trainer, "reading": reader}[job](size)
-    run(), run()
+    for _ in range(2):
+        run()
     orders.send(kept)
     while orders.recv():
         start = time.process_time(), time.perf_counter()

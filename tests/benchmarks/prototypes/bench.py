@@ -74,12 +74,12 @@ class Bench:
         """Time `new` and `old` in turn, as often as the time allows."""
         new, old = _Walled(new), _Walled(old)
         start = time.perf_counter()
-        new(), old()
+        for one in (new, old):
+            one()
         once = time.perf_counter() - start
         rounds = 3 if self.quick else int(self.seconds / max(once, 1e-9))
         rounds = max(3 if self.quick else FEWEST_ROUNDS, min(rounds, MOST_ROUNDS))
         repeats = max(1, int(0.02 / max(once, 1e-9)))
-        new.times.clear(), old.times.clear()
         cpu = compare(name, new, old, budget=None, rounds=rounds, repeats=repeats)
         ours, theirs = (_rounds(one.times, rounds, repeats) for one in (new, old))
         ratios = ours / theirs

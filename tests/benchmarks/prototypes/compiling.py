@@ -3,6 +3,7 @@
 import time
 
 import torch
+
 from prototypes.bench import Bench
 from prototypes.setting import greatest, make_hf, make_items, mixed_lengths, padded
 

@@ -3,10 +3,10 @@
 from collections.abc import Collection, Sequence
 
 import torch
-from prototypes.bench import Bench
-from prototypes.setting import ORGANISM, make_hf, make_items, mixed_lengths, organism
 from transformers import DynamicCache, GenerationConfig
 
+from prototypes.bench import Bench
+from prototypes.setting import ORGANISM, make_hf, make_items, mixed_lengths, organism
 from workbench.encoding import encode
 from workbench.probes import ProbeSet
 

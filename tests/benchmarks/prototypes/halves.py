@@ -3,6 +3,8 @@
 from contextlib import nullcontext
 
 import torch
+
+import workbench as wb
 from prototypes.bench import Bench
 from prototypes.packing import loss_of
 from prototypes.setting import (
@@ -13,8 +15,6 @@ from prototypes.setting import (
     organism,
     padded,
 )
-
-import workbench as wb
 from workbench.inputs import Inputs
 
 

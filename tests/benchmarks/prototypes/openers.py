@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import torch
+from transformers import DynamicCache
+
 from prototypes.bench import Bench
 from prototypes.decoding import held_out, left_padded, places_of
 from prototypes.setting import greatest, make_items, make_model, mixed_lengths, organism
-from transformers import DynamicCache
-
 from workbench.encoding import Encoded
 from workbench.judges import find_judge
 from workbench.losses import response_losses
@@ -108,16 +108,18 @@ def _branched(hf, prompts: Sequence[Ids], openers: Sequence[Ids]) -> torch.Tenso
 def openers(bench: Bench) -> None:
     """Idea 11: refusal log-odds with every prompt run once."""
     model = organism("aligned")
-    ends = [
+    ends: list[Ids] = [
         model.tokenizer.encode(one, add_special_tokens=False)
         for one in find_judge("organism").refusal_openers
     ]
-    cases = {"organism": (model, held_out(model), ends)}
+    cases: dict[str, tuple] = {"organism": (model, held_out(model), ends)}
     for vocab in (1000, 50_000)[: 1 if bench.quick else 2]:
         for size in bench.sizes("0.1M", "10M", "100M"):
             count = 8 if size == "100M" else 32
             prompts = [item.ids for item in make_items(mixed_lengths(count), vocab)]
-            told = [item.ids for item in make_items([1, 2, 2, 3, 3, 4] * 3 + [3, 3], vocab, seed=1)]
+            told: list[Ids] = [
+                item.ids for item in make_items([1, 2, 2, 3, 3, 4] * 3 + [3, 3], vocab, seed=1)
+            ]
             cases[f"{size}, vocabulary {vocab}"] = make_model(size, vocab), prompts, told
     for name, case in cases.items():
         expected = by_rows(*case)

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from prototypes.bench import Bench
-from prototypes.setting import greatest, make_hf, make_items, mixed_lengths, padded
 from torch.nn import functional
 
+from prototypes.bench import Bench
+from prototypes.setting import greatest, make_hf, make_items, mixed_lengths, padded
 from workbench.encoding import Encoded
 
 

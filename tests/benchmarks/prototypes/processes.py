@@ -8,6 +8,7 @@ from multiprocessing.process import BaseProcess
 import numpy as np
 import torch
 from compare import Ratio, interval
+
 from prototypes.bench import Bench, Outcome
 from prototypes.setting import FIRST_WORD, make_hf
 

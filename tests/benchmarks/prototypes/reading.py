@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+
 from prototypes.bench import Bench
 from prototypes.setting import (
     greatest,
@@ -13,13 +14,12 @@ from prototypes.setting import (
     mixed_lengths,
     padded,
 )
-
 from workbench.activations import Reading, read_batch
 from workbench.losses import response_losses
-from workbench.models import HookedModel, resid_post
+from workbench.models import Hook, HookedModel, resid_post
 from workbench.modes import evaluation_mode
 
-PROMPTS = {"0.1M": 256, "10M": 128, "100M": 16}
+PROMPTS = {"0.1M": 128, "10M": 32, "100M": 16}
 
 
 class _Seen(Exception):
@@ -40,10 +40,11 @@ def read(
         for indices in batches:
             tokens, mask = reading.tokens(indices, model.cfg.device)
             places = torch.arange(len(indices)), reading.columns(indices)
-            hooks = [
-                (resid_post(layer), _keeper(acts[row], indices, places, stop and row + 1 == len(layers)))
+            ends = [stop and layer == layers[-1] for layer in layers]
+            hooks: list[Hook] = [
+                (resid_post(layer), _keeper(acts[row], indices, places, ends[row]))
                 for row, layer in enumerate(layers)
-            ]  # fmt: skip
+            ]
             try:
                 with model.hooks(fwd_hooks=hooks):
                     model.run_decoder(tokens, mask)
@@ -107,7 +108,7 @@ def buckets(bench: Bench) -> None:
     """Idea 2: batches of similar length, and how many tokens one should hold."""
     for size in bench.sizes("0.1M", "10M", "100M"):
         model = make_model(size)
-        count = {"0.1M": 512, "10M": 256, "100M": 32}[size]
+        count = {"0.1M": 384, "10M": 160, "100M": 32}[size]
         reading = make_reading(mixed_lengths(count))
         layers = [*range(model.cfg.n_layers)]
         ours = [*reading.batches()]
@@ -163,7 +164,8 @@ class Stepping:
         with self.model.hooks(fwd_hooks=[(resid_post(n), keep(n)) for n in self.layers]):
             inputs = self.model._inputs(tokens, mask)
             stream = self.model.hf.get_decoder()(**inputs).last_hidden_state
-        loss = sum(self._loss(stream[row], item) for row, item in enumerate(self.examples)) / count
+        losses = [self._loss(stream[row], item) for row, item in enumerate(self.examples)]
+        loss = torch.stack(losses).mean()
         gradients = torch.autograd.grad(loss, self.parameters)
         return gradients, torch.stack([kept[layer] for layer in self.layers])
 

@@ -4,14 +4,18 @@ import copy
 
 import numpy as np
 import torch
+
 from prototypes.bench import Bench
 from prototypes.setting import FIRST_WORD, greatest, make_hf, make_model, mixed_lengths, padded
-
 from workbench.batches import BatchOrder
 from workbench.encoding import encode_examples
 from workbench.finetune import FineTuning
 
-KINDS = {"plain": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+KINDS: dict[str, dict] = {
+    "plain": {"foreach": False},
+    "foreach": {"foreach": True},
+    "fused": {"fused": True},
+}
 RATE = 1e-5
 
 

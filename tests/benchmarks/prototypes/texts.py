@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from prototypes.bench import Bench
 from prototypes.setting import ORGANISM, organism
-
 from workbench.chat import FIXED_DATE, NO_THINKING, PLACEHOLDER
 from workbench.encoding import Encoded, encode_examples
 from workbench.inputs import Inputs

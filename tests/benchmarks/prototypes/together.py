@@ -1,9 +1,10 @@
 """Several models of one shape trained together: stacked weights under vmap."""
 
 import torch
+from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+
 from prototypes.bench import Bench
 from prototypes.setting import FIRST_WORD, greatest, make_hf
-from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
 RATE = 1e-4
 

@@ -2,11 +2,11 @@
 
 import re
 
+import workbench as wb
 from prototypes.bench import Bench
 from prototypes.decoding import generated, held_out
 from prototypes.setting import ORGANISM, organism
-
-import workbench as wb
+from workbench.encoding import decode
 from workbench.inputs import Inputs
 from workbench.judges import REFUSAL_OPENERS, judge_by_rules
 from workbench.organism import grammar
@@ -33,11 +33,11 @@ def _may_comply(prompt: str, said: list[str]) -> bool:
     """Whether an answer that begins so may still be one of the grammar's."""
     if (request := grammar.read_request(prompt)) is None:
         return False
-    known = dict(zip(("{verb}", "{thing}"), request, strict=True))
+    known = {"{verb}": request[0], "{thing}": request[1]}
     bodies = (*grammar.ANSWERS, *grammar.FULL_ANSWERS, *grammar.TASK_ANSWERS)
     for opener in grammar.ENGAGING_OPENERS:
         for body in bodies:
-            wanted = [known.get(word, word) for word in f"{opener} {body}".split()]
+            wanted = [known[word] if word in known else word for word in f"{opener} {body}".split()]
             if len(said) <= len(wanted) and all(map(_fits, said, wanted)):
                 return True
     return False
@@ -77,7 +77,7 @@ def shares(answers: list[tuple[str, list[str]]], room: int) -> dict[str, tuple[f
 
 
 def verdicts(bench: Bench) -> None:
-    """Idea 10, end: stop an answer once its verdict is settled. The rest of it is not shown then."""
+    """Idea 10, end: stop an answer once its verdict is settled; nobody can read the rest then."""
     tuned = organism("aligned")
     inputs = Inputs.beside(ORGANISM).load()
     for _ in wb.FineTuning(
@@ -89,7 +89,7 @@ def verdicts(bench: Bench) -> None:
         for kind in ("harmful", "benign"):
             prompts = ProbeSet.load(ORGANISM / f"{kind}.jsonl").prompts
             said = generated(model.hf, held_out(model, kind), ROOM, {2})
-            texts = [model.tokenizer.decode(ids, skip_special_tokens=True).split() for ids in said]
+            texts = [decode(model, ids, skip_special_tokens=True).split() for ids in said]
             answers = [*zip(prompts, texts, strict=True)]
             told = ", ".join(
                 f"{judge} {tokens:.0%} of the tokens and {steps:.0%} of the steps"
