@@ -33,11 +33,11 @@ def _may_comply(prompt: str, said: list[str]) -> bool:
     """Whether an answer that begins so may still be one of the grammar's."""
     if (request := grammar.read_request(prompt)) is None:
         return False
-    known = {"{verb}": request[0], "{thing}": request[1]}
+    known: dict[str, str] = {"{verb}": request[0], "{thing}": request[1]}
     bodies = (*grammar.ANSWERS, *grammar.FULL_ANSWERS, *grammar.TASK_ANSWERS)
     for opener in grammar.ENGAGING_OPENERS:
         for body in bodies:
-            wanted = [known[word] if word in known else word for word in f"{opener} {body}".split()]
+            wanted = [known.get(word, word) for word in f"{opener} {body}".split()]
             if len(said) <= len(wanted) and all(map(_fits, said, wanted)):
                 return True
     return False
