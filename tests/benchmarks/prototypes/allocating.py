@@ -29,7 +29,7 @@ def keep_pages() -> bool:
 def reader(size: str):
     """A reading of prompts in our batches."""
     model = make_model(size)
-    reading = make_reading(mixed_lengths({"0.1M": 384, "10M": 160}.get(size, 32)))
+    reading = make_reading(mixed_lengths({"0.1M": 384, "10M": 128}.get(size, 32)))
     batches, layers = [*reading.batches()], [*range(model.cfg.n_layers)]
     return lambda: read(model, reading, batches, layers)
 
@@ -69,7 +69,7 @@ def pages(bench: Bench) -> None:
 
 def _alternate(bench: Bench, name: str, lines) -> None:
     times, start = [], time.perf_counter()
-    while time.perf_counter() - start < bench.seconds or len(times) < 5:
+    while time.perf_counter() - start < bench.seconds or len(times) < 3:
         pair = []
         for line in lines:
             line.send(True)

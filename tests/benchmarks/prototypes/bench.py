@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from compare import Ratio, compare, interval
 
-MOST_ROUNDS, FEWEST_ROUNDS = 40, 5
+MOST_ROUNDS = 40
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,9 @@ class Bench:
         for one in (new, old):
             one()
         once = time.perf_counter() - start
-        rounds = 3 if self.quick else int(self.seconds / max(once, 1e-9))
-        rounds = max(3 if self.quick else FEWEST_ROUNDS, min(rounds, MOST_ROUNDS))
+        fewest = 3 if self.quick or self.seconds < 5 else 6
+        rounds = fewest if self.quick else int(self.seconds / max(once, 1e-9))
+        rounds = max(fewest, min(rounds, MOST_ROUNDS))
         repeats = max(1, int(0.02 / max(once, 1e-9)))
         cpu = compare(name, new, old, budget=None, rounds=rounds, repeats=repeats)
         ours, theirs = (_rounds(one.times, rounds, repeats) for one in (new, old))

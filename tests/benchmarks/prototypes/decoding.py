@@ -113,7 +113,7 @@ def decoding(bench: Bench) -> None:
     model = organism("helpful")
     cases = {"organism": (model.hf, held_out(model), 20, {2})}
     for size in bench.sizes("0.1M", "10M", "100M"):
-        count = 8 if size == "100M" else 32
+        count = {"0.1M": 32, "10M": 12, "100M": 4}[size]
         prompts = [item.ids for item in make_items(mixed_lengths(count))]
         cases[size] = make_hf(size), prompts, 32, set()
     for name, case in cases.items():

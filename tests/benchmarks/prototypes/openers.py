@@ -115,7 +115,7 @@ def openers(bench: Bench) -> None:
     cases: dict[str, tuple] = {"organism": (model, held_out(model), ends)}
     for vocab in (1000, 50_000)[: 1 if bench.quick else 2]:
         for size in bench.sizes("0.1M", "10M", "100M"):
-            count = 8 if size == "100M" else 32
+            count = {"0.1M": 32, "10M": 8, "100M": 2}[size]
             prompts = [item.ids for item in make_items(mixed_lengths(count), vocab)]
             told: list[Ids] = [
                 item.ids for item in make_items([1, 2, 2, 3, 3, 4] * 3 + [3, 3], vocab, seed=1)

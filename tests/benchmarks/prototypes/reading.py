@@ -108,7 +108,7 @@ def buckets(bench: Bench) -> None:
     """Idea 2: batches of similar length, and how many tokens one should hold."""
     for size in bench.sizes("0.1M", "10M", "100M"):
         model = make_model(size)
-        count = {"0.1M": 384, "10M": 160, "100M": 32}[size]
+        count = {"0.1M": 384, "10M": 128, "100M": 32}[size]
         reading = make_reading(mixed_lengths(count))
         layers = [*range(model.cfg.n_layers)]
         ours = [*reading.batches()]
