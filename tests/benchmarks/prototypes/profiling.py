@@ -7,7 +7,7 @@ A thread that looks would see most what lets go of the interpreter; so a timer's
 import signal
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,14 +24,14 @@ class Sampler:
     """Counts what the main thread is in, while it runs something."""
 
     def __init__(self) -> None:
-        self.within: Counter[str] = Counter()
-        self.leaves: Counter[str] = Counter()
-        self.looks, self.seconds = 0, 0.0
+        self.within: dict[str, float] = defaultdict(float)
+        self.leaves: dict[str, float] = defaultdict(float)
+        self.seconds, self._last = 0.0, 0.0
 
     def run(self, job: Callable[[], object]) -> None:
         """Run a job and look."""
         before = signal.signal(signal.SIGALRM, self._look)
-        start = time.perf_counter()
+        start = self._last = time.perf_counter()
         signal.setitimer(signal.ITIMER_REAL, EVERY, EVERY)
         try:
             job()
@@ -41,13 +41,17 @@ class Sampler:
             self.seconds += time.perf_counter() - start
 
     def _look(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        self.looks += 1
-        self.leaves[_name(frame)] += 1
-        self.within.update({_name(one) for one in _stack(frame) if _ours(one)})
+        # A look waits until a call into C is over: what passed since the last belongs to it.
+        now = time.perf_counter()
+        passed, self._last = now - self._last, now
+        self.leaves[_name(frame)] += passed
+        for name in {_name(one) for one in _stack(frame) if _ours(one)}:
+            self.within[name] += passed
 
-    def top(self, counts: Counter[str], count: int) -> list[tuple[str, float]]:
-        """The most frequent, with their shares of all looks."""
-        return [(name, seen / self.looks) for name, seen in counts.most_common(count)]
+    def top(self, spent: dict[str, float], count: int) -> list[tuple[str, float]]:
+        """Where most was spent, with shares of all."""
+        largest = sorted(spent.items(), key=lambda one: -one[1])[:count]
+        return [(name, seconds / self.seconds) for name, seconds in largest]
 
 
 def _stack(frame: FrameType | None):

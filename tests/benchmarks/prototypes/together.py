@@ -1,5 +1,7 @@
 """Several models of one shape trained together: stacked weights under vmap."""
 
+import warnings
+
 import torch
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
@@ -81,6 +83,7 @@ def equal_losses(work: Trainings, steps: int = 3) -> float:
 
 def stacked(bench: Bench) -> None:
     """Idea 6: 2, 4 and 8 models trained as one."""
+    warnings.filterwarnings("ignore", message="There is a performance drop")  # sdpa's fall-back
     for size in bench.sizes("0.1M", "10M"):
         for attention in ("eager", "sdpa"):
             for count in (2, 4, 8)[: 1 if bench.quick else 3]:
