@@ -28,6 +28,7 @@ from workbench.groundwork import DIRECTIONS
 from workbench.inputs import Inputs
 from workbench.nodes import Surety, check_here
 from workbench.runs import Run
+from workbench.standing import Standing
 from workbench.trial import Trial
 
 PATIENCE = 120
@@ -403,5 +404,121 @@ def test_a_cluster_that_does_not_answer_is_one_line_at_once(
 
 
 def test_a_cluster_without_room_for_a_trial_is_refused(member, whole, inputs_folder):
-    with pytest.raises(RunError, match="No node of the cluster has 1 CPUs and a GPU, which a"):
+    with pytest.raises(RunError, match="No node of the cluster has 1 CPU and a GPU, which a"):
         member.run([trial_of(whole, inputs_folder, device="cuda:1")], None)
+
+
+# What follows is of commands in processes of their own, and of a node that is lost.
+
+ENDLESS = (
+    "--arms", "ordinary,block:0.5,push:0.5", "--seeds", "1", "--evaluate-at", "0", "--quiet",
+    "--max-new-tokens", "2", "--steps", "3000", "--measure-at", "1", "--batch-size", "4",
+    "--state-every", "5", "--learning-rate", "0.0001",
+)  # fmt: skip
+
+
+@pytest.fixture
+def start(there, tmp_path):  # noqa: ARG001
+    """Start a command; what is left of it in the end is killed."""
+    started = []
+
+    def go(*argv):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "workbench", *map(str, argv)],
+            stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield go
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def shorter(options, steps):
+    return [str(steps) if part == "3000" else part for part in options]
+
+
+def begun(out, state=10):
+    """The runs under way that have a state of that step, or a later one."""
+    found = []
+    for run in map(Run, out.glob("runs/[!.]*")):
+        with contextlib.suppress(RunError, OSError):
+            found += [run] * ((run.folder / "lock").exists() and run.states.reached()[0] >= state)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["ray", "client"])
+def test_an_experiment_on_a_cluster_that_is_told_to_stop_ends_after_its_steps_and_goes_on(
+    way, start, there, inputs_folder, tmp_path
+):
+    on = "ray" if way == "ray" else f"ray://127.0.0.1:{there.client_port}"
+    out = tmp_path / "x"
+    argv = ("experiment", inputs_folder, *shorter(ENDLESS, 400), "--out", out)
+    process = start(*argv, "--on", on)
+    until(lambda: len(begun(out)) == 2 or process.poll())
+    process.terminate()
+    told = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 143, told
+    last = told.splitlines()[-1]
+    assert last.startswith("workbench: stopped by SIGTERM when 0 runs were done, planted-"), told
+    assert last.endswith(f" --out {out} --on {on} --resume"), told
+    runs = [*map(Run, out.glob("runs/[!.]*"))]
+    assert len(runs) == 2
+    for run in runs:
+        assert Standing.of(run).state == "stopped", run.info
+        assert 10 <= run.states.reached()[0] == run.lines[-1]["step"] < 400
+        assert not (run.folder / "lock").exists()
+    assert not (out / "lock").exists()
+    process = start(*argv, "--on", on, "--resume")
+    assert (process.communicate(timeout=PATIENCE)[1], process.returncode) == ("", 0)
+    assert main([*map(str, argv[:-1]), str(tmp_path / "here")]) == 0
+    assert numbers(out) == numbers(tmp_path / "here")
+
+
+@pytest.mark.slow
+def test_an_experiment_whose_driver_is_killed_ends_on_the_cluster_and_goes_on(
+    start, inputs_folder, tmp_path
+):
+    out = tmp_path / "x"
+    argv = ("experiment", inputs_folder, *shorter(ENDLESS, 300), "--out", out)
+    process = start(*argv, "--on", "ray")
+    runs = until(lambda: len(found := begun(out)) == 2 and found)
+    writers = [json.loads((run.folder / "lock").read_text())["pid"] for run in runs]
+    process.kill()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in writers), 30)
+    assert {Standing.of(run).state for run in runs} == {"stopped"}
+    process = start(*argv, "--on", "ray", "--resume")
+    assert (process.communicate(timeout=PATIENCE)[1], process.returncode) == ("", 0)
+    assert main([*map(str, argv[:-1]), str(tmp_path / "here")]) == 0
+    assert numbers(out) == numbers(tmp_path / "here")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("member")
+def test_a_node_that_is_lost_half_way_loses_only_what_came_after_the_last_states(
+    run, there, tmp_path
+):
+    out, lost = tmp_path / "x", {}
+
+    def lose():
+        runs = until(lambda: len(found := begun(out)) == 2 and found)
+        pids = {one.id: json.loads((one.folder / "lock").read_text())["pid"] for one in runs}
+        there.lose_second()
+        gone = until(
+            lambda: [one for one, pid in pids.items() if not Path(f"/proc/{pid}").exists()]
+        )
+        lost.update(runs=gone)
+
+    losing = threading.Thread(target=lose)
+    losing.start()
+    try:
+        done = run(out, on="ray", seeds=(0, 1, 2))
+    finally:
+        losing.join()
+        there.second = there.add()
+    assert len(lost["runs"]) == 1
+    here = run(tmp_path / "here", seeds=(0, 1, 2))
+    assert numbers(done.folder) == numbers(here.folder)

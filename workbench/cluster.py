@@ -10,7 +10,6 @@ import re
 import signal
 import socket
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -50,24 +49,24 @@ def joined(on: str | None, threads: int | None = None) -> Iterator["Cluster | No
         ConfigError: If `on` or `threads` is not such, or Ray is not installed.
         RunError: If there is no such cluster.
     """
-    if on is None and threads is not None:
-        raise ConfigError("Threads are for a cluster: give --on, or leave --threads out.")
     if on is None:
+        if threads is not None:
+            raise ConfigError("Threads are for a cluster: give --on, or leave --threads out.")
         yield None
         return
     if not re.fullmatch(r"ray(://(\[[\w:.]+\]|[\w.-]+):\d{1,5})?", on, re.ASCII):
         raise ConfigError(
             f"--on {on!r}: it may be ray or ray://HOST:PORT, such as ray://head:10001."
         )
-    if threads is not None and threads < 1:
+    if (threads := 1 if threads is None else threads) < 1:
         raise ConfigError(f"threads is {threads}; it must be at least 1.")
     ray = _package()
     if ray.is_initialized():
-        yield Cluster(ray, threads or 1)
+        yield Cluster(ray, threads)
         return
     _join(ray, on)
     try:
-        yield Cluster(ray, threads or 1)
+        yield Cluster(ray, threads)
     finally:
         with _own_signals():
             ray.shutdown()
@@ -106,7 +105,7 @@ def _join(ray: Any, on: str) -> None:
 
 
 def _found(address: str) -> str:
-    """Where the cluster of this machine is; `ConnectionError` if none is known."""
+    """Where this machine's cluster is; `ConnectionError` if none is known."""
     from ray._private.services import canonicalize_bootstrap_address
 
     return canonicalize_bootstrap_address(address) or address
@@ -119,10 +118,9 @@ def _own_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                if handler is not None and signal.getsignal(number) is not handler:
-                    signal.signal(number, handler)
+        for number, handler in before.items():
+            if signal.getsignal(number) is not handler and handler is not None:
+                signal.signal(number, handler)  # Ray, too, can only in the main thread
 
 
 class Cluster:
@@ -186,7 +184,7 @@ class Cluster:
             if node["Alive"] and has.get("CPU", 0) >= self._threads and has.get("GPU", 0) >= gpus:
                 names[node["NodeID"]] = node["NodeManagerHostname"]
         if not names:
-            wanted = f"{self._threads} CPUs" + " and a GPU" * gpus
+            wanted = f"{self._threads} CPU" + " and a GPU" * gpus
             raise RunError(f"No node of the cluster has {wanted}, which a trial needs.")
         locks = {_lock(trial): trial for trial in trials if _lock(trial).exists()}
         check = self._ray.remote(num_cpus=0, max_retries=RETRIES)(check_here)
