@@ -84,7 +84,7 @@ def there():
         patched.setenv("RAY_TMPDIR", str(folder))
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patched.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-        patched.setenv("OMP_NUM_THREADS", "1")
+        patched.setenv("OMP_NUM_THREADS", "2")  # of the nodes: trials are to have one
         patched.delenv("RAY_ADDRESS", raising=False)
         try:
             running = Nodes()
@@ -98,8 +98,11 @@ def there():
 @pytest.fixture(scope="module")
 def member(there):  # noqa: ARG001
     """This process as a member of the cluster, which experiments find and leave so."""
+    before = signal.getsignal(signal.SIGTERM)
     with joined("ray") as held:
+        assert signal.getsignal(signal.SIGTERM) is before, "Ray has taken it"
         yield held
+    assert signal.getsignal(signal.SIGTERM) is before, "Ray has taken it"
 
 
 @pytest.fixture(scope="module")
@@ -168,34 +171,6 @@ def writer_of(folder):
 
 
 @pytest.mark.usefixtures("member")
-def test_a_process_that_is_killed_half_way_loses_only_what_came_after_its_last_state(
-    run, tmp_path, whole
-):
-    folder, kept = tmp_path / "x/runs/planted-ordinary-0", {}
-
-    def kill():
-        writer = until(lambda: writer_of(folder))
-        os.kill(writer, signal.SIGKILL)
-        until(lambda: not Path(f"/proc/{writer}").exists())
-        with contextlib.suppress(RunError):
-            state = Run(folder).states.reached()[0]
-            files = {int(path.name[:6]): path for path in (folder / "drift").iterdir()}
-            kept.update({"writer": writer, "state": state})
-            kept.update({path: path.stat() for step, path in files.items() if step <= state})
-
-    killing = threading.Thread(target=kill)
-    killing.start()
-    done = run(tmp_path / "x", on="ray")
-    killing.join()
-    assert numbers(done.folder) == numbers(whole)
-    assert 20 <= kept.pop("state") < LONG.steps
-    assert kept.pop("writer") != os.getpid()
-    assert len(kept) >= 7
-    for path, stat in kept.items():
-        assert (path.stat().st_ino, path.stat().st_mtime_ns) == (stat.st_ino, stat.st_mtime_ns)
-
-
-@pytest.mark.usefixtures("member")
 def test_a_trial_that_fails_stops_the_experiment_with_its_own_error(run, tmp_path):
     arms = choose_arms("ordinary,block", KNOWN)
     recipe = Recipe(steps=30, learning_rate=1e30, batch_size=4)
@@ -243,21 +218,6 @@ def sweep(member, whole, inputs_folder, tmp_path):  # noqa: ARG001
     return go
 
 
-def test_a_trial_whose_process_dies_again_and_again_is_given_up(sweep, tmp_path):
-    journal = tmp_path / "journal"
-
-    def dies(name):
-        import os
-
-        with journal.open("a") as file:
-            file.write(f"{name}\n")
-        os.kill(os.getpid(), 9)
-
-    with pytest.raises(RunError, match=r"one lost its process 4 times at step 0 [(].*worker.*[)]"):
-        sweep(dies, 1, one="", two="")
-    assert journal.read_text().split() == ["one"] * (cluster.RETRIES + 1)
-
-
 def test_a_trial_waits_for_what_it_needs_and_for_nothing_else_and_jobs_bounds_them(sweep, tmp_path):
     journal = tmp_path / "journal"
 
@@ -279,6 +239,31 @@ def test_a_trial_waits_for_what_it_needs_and_for_nothing_else_and_jobs_bounds_th
     journal.unlink()
     sweep(notes, 1, quick="", other="")
     assert journal.read_text().split() == ["+quick", "-quick", "+other", "-other"]
+
+
+def test_when_a_trial_fails_those_that_had_begun_end_and_others_do_not_begin(sweep, tmp_path):
+    journal = tmp_path / "journal"
+
+    def fails(name):
+        import time
+
+        from workbench.errors import DivergedError
+
+        lock = tmp_path / name / "lock"
+        if name in ("bad", "begun"):
+            lock.parent.mkdir()
+            lock.touch()
+        if name == "bad":
+            time.sleep(1)
+            raise DivergedError("The loss is nan.")
+        time.sleep(4)
+        with journal.open("a") as file:
+            file.write(f"{name} ")
+        return True
+
+    with pytest.raises(DivergedError, match=r"^The loss is nan[.]$"):
+        sweep(fails, 3, bad="", begun="", loading="", later="", needs="bad")
+    assert journal.read_text() == "begun "
 
 
 @pytest.mark.usefixtures("member")
@@ -312,7 +297,9 @@ def test_what_a_node_has_to_see_are_the_files_and_the_source(whole, inputs_folde
         surety.check()
 
 
-def test_only_a_writer_that_ran_on_a_node_is_known_there_to_be_gone(tmp_path, whole, inputs_folder):
+def test_only_a_writer_that_ran_on_a_node_is_known_there_to_be_gone(
+    member, tmp_path, whole, inputs_folder
+):
     from workbench.locks import _this_process
 
     gone = subprocess.Popen(["true"])
@@ -323,10 +310,14 @@ def test_only_a_writer_that_ran_on_a_node_is_known_there_to_be_gone(tmp_path, wh
         "living": {},
         "foreign": {"host": "elsewhere", "pid": gone.pid},
     }.items():
-        locks[name] = tmp_path / name
+        locks[name] = tmp_path / name / "lock"
+        locks[name].parent.mkdir()
         locks[name].write_text(json.dumps(_this_process() | change))
-    surety = Surety.of([trial_of(whole, inputs_folder)])
+    trial = trial_of(whole, inputs_folder, store=tmp_path)
+    surety = Surety.of([trial])
     assert check_here(surety, [*locks.values(), tmp_path / "none"]) == [locks["dead"]]
+    trials = [replace(trial, run_id=name) for name in (*locks, "none")]
+    assert {one.run_id for one in member._check_nodes(0, surety, trials)} == {"dead"}
 
 
 @pytest.fixture
@@ -408,6 +399,53 @@ def test_a_cluster_without_room_for_a_trial_is_refused(member, whole, inputs_fol
         member.run([trial_of(whole, inputs_folder, device="cuda:1")], None)
 
 
+@pytest.mark.usefixtures("member")
+def test_a_process_that_is_killed_half_way_loses_only_what_came_after_its_last_state(
+    run, tmp_path, whole
+):
+    folder, kept = tmp_path / "x/runs/planted-ordinary-0", {}
+
+    def kill():
+        writer = until(lambda: writer_of(folder))
+        lock = folder / "lock"
+        elsewhere = json.dumps(json.loads(lock.read_text()) | {"host": "elsewhere"})
+        lock.with_name("draft").write_text(elsewhere)
+        lock.with_name("draft").replace(lock)  # nobody here can tell that it is gone
+        os.kill(writer, signal.SIGKILL)
+        until(lambda: not Path(f"/proc/{writer}").exists())
+        with contextlib.suppress(RunError):
+            state = Run(folder).states.reached()[0]
+            files = {int(path.name[:6]): path for path in (folder / "drift").iterdir()}
+            kept.update({"writer": writer, "state": state})
+            kept.update({path: path.stat() for step, path in files.items() if step <= state})
+
+    killing = threading.Thread(target=kill)
+    killing.start()
+    done = run(tmp_path / "x", on="ray")
+    killing.join()
+    assert numbers(done.folder) == numbers(whole)
+    assert 20 <= kept.pop("state") < LONG.steps
+    assert kept.pop("writer") != os.getpid()
+    assert len(kept) >= 7
+    for path, stat in kept.items():
+        assert (path.stat().st_ino, path.stat().st_mtime_ns) == (stat.st_ino, stat.st_mtime_ns)
+
+
+def test_a_trial_whose_process_dies_again_and_again_is_given_up(sweep, tmp_path):
+    journal = tmp_path / "journal"
+
+    def dies(name):
+        import os
+
+        with journal.open("a") as file:
+            file.write(f"{name}\n")
+        os.kill(os.getpid(), 9)
+
+    with pytest.raises(RunError, match=r"one lost its process 4 times at step 0 [(].*worker.*[)]"):
+        sweep(dies, 1, one="", two="")
+    assert journal.read_text().split() == ["one"] * (cluster.RETRIES + 1)
+
+
 # What follows is of commands in processes of their own, and of a node that is lost.
 
 ENDLESS = (
@@ -426,6 +464,7 @@ def start(there, tmp_path):  # noqa: ARG001
         process = subprocess.Popen(
             [sys.executable, "-m", "workbench", *map(str, argv)],
             stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         started.append(process)
         return process
@@ -456,7 +495,7 @@ def test_an_experiment_on_a_cluster_that_is_told_to_stop_ends_after_its_steps_an
 ):
     on = "ray" if way == "ray" else f"ray://127.0.0.1:{there.client_port}"
     out = tmp_path / "x"
-    argv = ("experiment", inputs_folder, *shorter(ENDLESS, 400), "--out", out)
+    argv = ("experiment", inputs_folder, *shorter(ENDLESS, 150), "--out", out)
     process = start(*argv, "--on", on)
     until(lambda: len(begun(out)) == 2 or process.poll())
     process.terminate()
@@ -469,7 +508,7 @@ def test_an_experiment_on_a_cluster_that_is_told_to_stop_ends_after_its_steps_an
     assert len(runs) == 2
     for run in runs:
         assert Standing.of(run).state == "stopped", run.info
-        assert 10 <= run.states.reached()[0] == run.lines[-1]["step"] < 400
+        assert 10 <= run.states.reached()[0] == run.lines[-1]["step"] < 150
         assert not (run.folder / "lock").exists()
     assert not (out / "lock").exists()
     process = start(*argv, "--on", on, "--resume")
@@ -483,7 +522,7 @@ def test_an_experiment_whose_driver_is_killed_ends_on_the_cluster_and_goes_on(
     start, inputs_folder, tmp_path
 ):
     out = tmp_path / "x"
-    argv = ("experiment", inputs_folder, *shorter(ENDLESS, 300), "--out", out)
+    argv = ("experiment", inputs_folder, *shorter(ENDLESS, 150), "--out", out)
     process = start(*argv, "--on", "ray")
     runs = until(lambda: len(found := begun(out)) == 2 and found)
     writers = [json.loads((run.folder / "lock").read_text())["pid"] for run in runs]

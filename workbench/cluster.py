@@ -26,11 +26,9 @@ from workbench.trial import Trial
 from workbench.workers import OnProgress, tell
 
 POLL_SECONDS, CONNECT_SECONDS = 0.5, 10.0
-CHECK_SECONDS = 300.0
-"""What a node may take to import everything, cold and from a network drive."""
-
-RETRIES = 3
-"""How often in a row a run may lose its process at one step and be submitted again."""
+CHECK_SECONDS, RETRIES = 300.0, 3
+"""What a node may take to import everything, cold and from a network drive; and how often in a row
+a run may lose its process at one step and be submitted again."""
 
 
 @contextmanager
