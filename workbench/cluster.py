@@ -91,14 +91,14 @@ def _join(ray: Any, on: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
         with _own_signals(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ray.init(asked, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(asked, log_to_driver=False, logging_level=logging.CRITICAL)
     except (OSError, ValueError) as error:
         where = f"--on {on}" if asked in ("auto", on) else f"--on {on} (RAY_ADDRESS {asked})"
         raise RunError(
             f"{where}: no Ray cluster answers ({error}); start one with `ray start --head` and "
             "`ray start --address=HEAD:6379` on its other nodes."
         ) from error
-    except (RuntimeError, SystemExit) as error:
+    except (RuntimeError, ImportError, SystemExit) as error:
         raise RunError(f"--on {on}: this Ray cluster cannot be joined ({error}).") from error
 
 
@@ -216,7 +216,7 @@ def _answer(ray: Any, ref: Any, node: str) -> list[Path]:
 
 def _last(error: BaseException) -> str:
     """What an error of Ray says in the end; before it may be a trace."""
-    return str(error).strip().rpartition("\n")[2] or type(error).__name__
+    return f"{type(error).__name__}: {str(error).strip().rpartition(chr(10))[2]}"
 
 
 class _Sweep:
