@@ -31,7 +31,7 @@ from workbench.runs import Run
 from workbench.standing import Standing
 from workbench.trial import Trial
 
-PATIENCE = 120
+PATIENCE = 240
 LONG = Recipe(steps=120, learning_rate=1e-4, batch_size=4, measure_at=tuple(range(1, 121, 3)))
 KNOWN = standard_arms({"block": 0.5, "push": 0.5}, penalty_batch=4)
 ORDINARY = choose_arms("ordinary", KNOWN)
@@ -226,14 +226,17 @@ def test_a_trial_waits_for_what_it_needs_and_for_nothing_else_and_jobs_bounds_th
 
         with journal.open("a") as file:
             file.write(f"+{name} ")
-        time.sleep({"slow": 3, "quick": 0.1, "next": 0.1, "other": 0.1}[name])
+        for _ in range(600 if name == "slow" else 1):
+            time.sleep(0.1)
+            if "-next" in journal.read_text():
+                break
         with journal.open("a") as file:
             file.write(f"-{name} ")
         return True
 
     sweep(notes, 2, next="quick", slow="", quick="", other="")
     told = journal.read_text().split()
-    assert told.index("-quick") < told.index("+next") < told.index("-slow")
+    assert told.index("-quick") < told.index("+next") < told.index("-next") < told.index("-slow")
     under_way = [sum(1 if one[0] == "+" else -1 for one in told[:n]) for n in range(len(told))]
     assert max(under_way) == 2
     journal.unlink()
@@ -249,14 +252,15 @@ def test_when_a_trial_fails_those_that_had_begun_end_and_others_do_not_begin(swe
 
         from workbench.errors import DivergedError
 
-        lock = tmp_path / name / "lock"
+        lock, others = tmp_path / name / "lock", tmp_path / "begun/lock"
         if name in ("bad", "begun"):
             lock.parent.mkdir()
             lock.touch()
-        if name == "bad":
-            time.sleep(1)
-            raise DivergedError("The loss is nan.")
-        time.sleep(4)
+        while name == "bad":
+            time.sleep(0.1)
+            if others.exists():
+                raise DivergedError("The loss is nan.")
+        time.sleep(60 if name == "loading" else 2)
         with journal.open("a") as file:
             file.write(f"{name} ")
         return True
