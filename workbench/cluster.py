@@ -95,11 +95,11 @@ def _join(ray: Any, on: str) -> None:
     except (OSError, ValueError) as error:
         where = f"--on {on}" if asked in ("auto", on) else f"--on {on} (RAY_ADDRESS {asked})"
         raise RunError(
-            f"{where}: no Ray cluster answers ({error}); start one with `ray start --head` and "
-            "`ray start --address=HEAD:6379` on its other nodes."
+            f"{where}: no Ray cluster answers ({_last(error)}); start one with "
+            "`ray start --head` and `ray start --address=HEAD:6379` on its other nodes."
         ) from error
     except (RuntimeError, ImportError, SystemExit) as error:
-        raise RunError(f"--on {on}: this Ray cluster cannot be joined ({error}).") from error
+        raise RunError(f"--on {on}: this Ray cluster cannot be joined ({_last(error)}).") from error
 
 
 def _found(address: str) -> str:
