@@ -21,9 +21,9 @@ ORDER = """
     readout interventions penalties anchors projections edits editing training_edits rehearsal
     updates finetune evaluation statistic runs store standing archive surroundings course passage
     passage_reading plane grids points checkpoints centres grid_work ablation conditions
-    recording trial workers background groundwork ablated_runs evidence blocking tradeoff
-    comparison summary verification worlds calibration experiment plots widgets footprint doctor
-    commands cli __main__
+    recording trial workers nodes cluster background groundwork ablated_runs evidence blocking
+    tradeoff comparison summary verification worlds calibration experiment plots widgets
+    footprint doctor commands cli __main__
 """.split()  # noqa: SIM905
 LEAVES = {"organism", "integrations"}
 """They import anything; they are imported only inside functions, when somebody asks for them."""

@@ -237,7 +237,8 @@ def _experiment(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
     )
     parser.add_argument("--save-models", action="store_true", help="keep every final model")
     _add_recipe(parser)
-    _add_jobs(parser, default=1)
+    _add_jobs(parser, default=None)
+    parsers.clustered(parser)
     return parser
 
 
@@ -269,12 +270,13 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", help="cpu, cuda, … (default: a GPU if there is one)")
 
 
-def _add_jobs(parser: argparse.ArgumentParser, *, default: int) -> None:
+def _add_jobs(parser: argparse.ArgumentParser, *, default: int | None) -> None:
+    told = "1, or with --on as many as fit" if default is None else "one more than cores"
     parser.add_argument(
         "--jobs",
         type=positive,
         default=default,
-        help=f"runs side by side, one model each (default: {default or 'one more than cores'})",
+        help=f"runs side by side, one model each (default: {told})",
     )
 
 

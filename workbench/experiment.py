@@ -10,6 +10,7 @@ from typing import Any
 
 from workbench.archive import PLAN, SCHEMA, read_json
 from workbench.arms import Arm, waves
+from workbench.cluster import Cluster, joined
 from workbench.config import EVALUATED_STEPS, Recipe
 from workbench.directions import ReversionDirections
 from workbench.errors import ConfigError, RunError
@@ -54,7 +55,9 @@ def run_experiment(
     evaluate_at: Sequence[int] = EVALUATED_STEPS,
     judge: str | None = None,
     max_new_tokens: int = 32,
-    jobs: int = 1,
+    jobs: int | None = None,
+    on: str | None = None,
+    threads: int | None = None,
     state_every: int = 10,
     save_models: bool = False,
     resume: bool = False,
@@ -73,7 +76,10 @@ def run_experiment(
         evaluate_at: Steps at which behaviour is evaluated; the last step always is.
         judge: Rule for answers; by default the lineage's own.
         max_new_tokens: Length of an answer.
-        jobs: Processes side by side; each holds one model.
+        jobs: Runs side by side, each in a process with one model; by default 1, or on a cluster as
+            many as fit.
+        on: Ray cluster to run on, `ray` or `ray://HOST:PORT`, as of `cluster.joined`.
+        threads: Of a run on a cluster; by default 1.
         state_every: Steps between training states.
         save_models: Keep every final model as a Hugging Face folder in its run.
         resume: Continue an experiment that was stopped; finished runs are kept.
@@ -86,7 +92,7 @@ def run_experiment(
         WorkbenchError: What keeps trials from starting, with nothing written; or whatever stops one
             later, with the others' results on disk.
     """
-    if jobs < 1:
+    if jobs is not None and jobs < 1:
         raise ConfigError(f"jobs is {jobs}; it must be at least 1.")
     started = time.monotonic()
     several = [inputs] if isinstance(inputs, Inputs) else list(inputs)
@@ -122,15 +128,16 @@ def run_experiment(
         "evaluated_steps": list(evaluate_at),
         "runs": [trial.run_id for trial in trials],
     }
-    laid = _lay(places, loaded, arms, recipe, judge, device)
-    make_folder(folder)
-    with locked(folder / "lock", break_lock=break_lock):
-        for place, groundwork in laid.items():
-            if not place.exists():
-                groundwork.save(place)
-        _run_all(trials, jobs, on_progress)
-        write_json(folder / "experiment.json", _timed(folder, plan, started))
-        return Experiment(folder, summarise(folder))
+    with joined(on, threads) as cluster:
+        laid = _lay(places, loaded, arms, recipe, judge, device)
+        make_folder(folder)
+        with locked(folder / "lock", break_lock=break_lock):
+            for place, groundwork in laid.items():
+                if not place.exists():
+                    groundwork.save(place)
+            _run_all(trials, jobs, cluster, on_progress)
+            write_json(folder / "experiment.json", _timed(folder, plan, started))
+            return Experiment(folder, summarise(folder))
 
 
 def _timed(folder: Path, plan: dict[str, Any], started: float) -> dict[str, Any]:
@@ -229,11 +236,16 @@ def _check_fitted_on(directions: ReversionDirections, held: LoadedInputs, place:
         )
 
 
-def _run_all(trials: list[Trial], jobs: int, on_progress: OnProgress | None) -> None:
+def _run_all(
+    trials: list[Trial], jobs: int | None, cluster: Cluster | None, on_progress: OnProgress | None
+) -> None:
     """Run the trials, those that need another's end after the others."""
+    if cluster is not None:
+        cluster.run(trials, jobs, on_progress)
+        return
     several = dict.fromkeys(trial.arm for trial in trials)
     groups = [[trial for trial in trials if trial.arm in wave] for wave in waves(several)]
-    if jobs > 1:
+    if jobs is not None and jobs > 1:
         run_in_processes(groups, jobs, on_progress)
         return
     for trial in (trial for group in groups for trial in group):

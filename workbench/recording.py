@@ -76,8 +76,9 @@ def finish(run: Run) -> None:
 
 
 def note_machine(run: Run, model: HookedModel) -> None:
-    """Note in run.json where and how the run is made: same bits need the same of these."""
+    """Note in run.json where and how the run is made: same bits need the same but for the host."""
     machine = {
+        "host": platform.node(),
         "system": f"{platform.system()} {platform.machine()}",
         "device": str(model.cfg.device),
         "dtype": str(model.cfg.dtype),

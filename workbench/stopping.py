@@ -72,20 +72,21 @@ _heed: _Heed | None = None
 
 
 @contextmanager
-def heeding(*, quiet: bool = False) -> Iterator[None]:
+def heeding(*, quiet: bool = False, worker: bool = False) -> Iterator[None]:
     """Heed signals while open, if this is the main thread; those that are ignored stay so.
 
     The first is noted, and does what `instead` says.
 
     Args:
         quiet: Do not say that what is under way is finished first.
+        worker: Another process decides when all is to end at once.
     """
     if _heed is not None or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
-        _install(_Heed(quiet))
+        _install(_Heed(quiet or worker, worker))
         yield
     finally:
         for number, handler in before.items():

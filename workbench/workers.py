@@ -110,10 +110,11 @@ def _watch(
             future.result()
         stopping.check()
         for trial in trials if on_progress else ():
-            _tell(trial, seen, on_progress)
+            tell(trial, seen, on_progress)
 
 
-def _tell(trial: Trial, seen: dict[str, int], on_progress: OnProgress | None) -> None:
+def tell(trial: Trial, seen: dict[str, int], on_progress: OnProgress | None) -> None:
+    """Tell how far a run in another process is, by its folder, if it is further than was seen."""
     folder = trial.store / trial.run_id
     if on_progress is None or seen.get(trial.run_id) == trial.recipe.steps:
         return

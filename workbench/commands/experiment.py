@@ -59,6 +59,8 @@ def run(arguments: Namespace) -> None:
         state_every=arguments.state_every,
         save_models=arguments.save_models,
         device=arguments.device,
+        on=arguments.on,
+        threads=arguments.threads,
     )
 
 
@@ -111,7 +113,7 @@ def run_and_report(
             seeds=tuple(range(arguments.seeds)),
             recipe=recipe,
             # Runs wait for the disk at every record: one more than cores keeps the cores busy.
-            jobs=arguments.jobs or (os.cpu_count() or 1) + 1,
+            jobs=(os.cpu_count() or 1) + 1 if arguments.jobs == 0 else arguments.jobs,
             on_progress=progress,
             out=Path(arguments.out),
             resume=arguments.resume,

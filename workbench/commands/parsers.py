@@ -199,3 +199,19 @@ def resumable(parser: ArgumentParser, what: str) -> None:
         action="store_true",
         help="with --resume: take over from a writer that is known to be gone",
     )
+
+
+def clustered(parser: ArgumentParser) -> None:
+    """Add the options that run on a cluster."""
+    parser.add_argument(
+        "--on",
+        metavar="CLUSTER",
+        help="run on a Ray cluster that sees the inputs and --out at the same place: ray, the one "
+        "on this machine or at RAY_ADDRESS, or ray://HOST:PORT (default: in processes, here)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="with --on: threads of a run, each a CPU of the cluster (default: 1)",
+    )
