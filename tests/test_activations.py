@@ -2,6 +2,7 @@
 
 import copy
 from argparse import ArgumentTypeError
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import get_args
 
@@ -10,21 +11,15 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from workbench.activations import (
-    TOKENS_PER_BATCH,
-    Position,
-    Reading,
-    _total,
-    read_activations,
-    read_batch,
-    read_moments,
-)
+from workbench import activations
+from workbench.activations import _total, read_activations, read_batch, read_moments
 from workbench.commands.options import read_position
 from workbench.encoding import Encoded, encode
 from workbench.errors import LayerError, ProbeError
 from workbench.measurement import noise_floor
 from workbench.models import HookedModel, resid_post
 from workbench.probes import Probe, ProbeSet
+from workbench.reading import TOKENS_PER_BATCH, Position, Reading
 
 pytestmark = pytest.mark.transformer_lens_3
 
@@ -108,7 +103,10 @@ def test_the_streaming_mean_is_summed_in_double_precision(model, probes, monkeyp
     # 4096 + k/1024 is exact in float32; a float32 sum of 32 of them is not.
     planted = 4096 + torch.arange(32).float()[None, :, None].expand(3, 32, 32) / 1024
     batches = iter(planted.split(1, dim=1))
-    monkeypatch.setattr("workbench.activations.read_batch", lambda *_: next(batches))
+    monkeypatch.setattr(
+        "workbench.activations._reader",
+        lambda *_: nullcontext(lambda batch: next(batches)),  # noqa: ARG005
+    )
     mean = read_moments(model, probes, batch_size=1).mean
     assert torch.equal(mean, torch.full((3, 32), 4096 + 15.5 / 1024, dtype=torch.float64))
 
@@ -183,8 +181,13 @@ def test_nothing_of_ours_waits_for_the_device_from_batch_to_batch(
 def test_a_device_without_double_precision_is_summed_on_the_cpu(model, probes, monkeypatch):
     mean = read_moments(model, probes).mean
     reading = Reading.of(model, probes)
-    read = read_batch
-    monkeypatch.setattr("workbench.activations.read_batch", lambda _, *rest: read(model, *rest))
+    read, prepared = activations._reader, Reading.prepared
+    monkeypatch.setattr("workbench.activations._reader", lambda _, layers: read(model, layers))
+    monkeypatch.setattr(
+        Reading,
+        "prepared",
+        lambda self, size, device: prepared(self, size, model.cfg.device),  # noqa: ARG005
+    )
     apple = copy.copy(model)
     apple.cfg = replace(model.cfg, device=torch.device("mps"))
     assert torch.equal(read_moments(apple, reading).mean, mean)

@@ -133,7 +133,7 @@ def test_a_planted_exponent_is_recovered():
 
 def test_ours_and_transformers_read_the_same_means_of_the_same_tokens(tmp_path):
     import workbench as wb
-    from workbench.activations import tokens_per_batch
+    from workbench.reading import tokens_per_batch
 
     world = build(tmp_path, Size(2, 16, 32, vocabulary=50), prompts=60)
     loaded = World.load(tmp_path)

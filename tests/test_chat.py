@@ -7,11 +7,12 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from workbench.activations import Reading, read_activations
+from workbench.activations import read_activations
 from workbench.chat_formats import turn_ends
 from workbench.encoding import encode, encode_example
 from workbench.errors import ProbeError
 from workbench.probes import ProbeSet
+from workbench.reading import Reading
 
 TURNS = "{% for m in messages %}"
 LLAMA3 = (

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from workbench.activations import Reading, read_activations
+from workbench.activations import read_activations
 from workbench.directions import fit_directions_from
 from workbench.drift import measure_drift
 from workbench.measurement import noise_floor
+from workbench.reading import Reading
 
 
 @pytest.fixture

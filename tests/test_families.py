@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
-from workbench.activations import Reading, read_activations
+from workbench.activations import read_activations
 from workbench.directions import fit_directions_from
 from workbench.editing import intervene
 from workbench.edits import ablate, cap, steer
@@ -24,6 +24,7 @@ from workbench.models import HookedModel, resid_post
 from workbench.penalties import Block
 from workbench.phases import Lineage, Phase
 from workbench.probes import Probe, ProbeSet
+from workbench.reading import Reading
 from workbench.training_edits import Steer
 
 pytestmark = pytest.mark.transformer_lens_3

@@ -25,7 +25,8 @@ PROGRAM = """
 import gc, json, sys, torch
 import workbench as wb
 from transformers import LlamaConfig, LlamaForCausalLM
-from workbench.activations import Reading, read_moments
+from workbench.activations import read_moments
+from workbench.reading import Reading
 from workbench.encoding import Encoded
 from workbench.footprint import TRAINING_TOKENS, Footprint
 from workbench.organism.tokenizer import build_tokenizer

@@ -15,7 +15,7 @@ ORDER = """
     text errors limits stopping memory paper shape storing files journal locks turns resources
     config states manifest info batches dropout bootstrap progress arms records lines drift_files
     tables series merging adapters fingerprints blocks conventions modes models caches heads
-    prefixes sources loading phases probes inputs chat chat_formats encoding activations
+    prefixes sources loading phases probes inputs chat chat_formats encoding reading activations
     phase_reading artefacts landmarks directions vectors exchange drift measurement isotropic
     nulls significance refit aftermath controls losses generation continuations judges questions
     readout interventions penalties anchors projections edits editing training_edits rehearsal

@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "ablated_runs": ("grid_of_run",),
     "ablation": ("ablation_grid", "answer_now"),
-    "activations": ("Moments", "Reading", "read_activations", "read_moments"),
+    "activations": ("Moments", "read_activations", "read_moments"),
     "aftermath": ("Aftermath", "off_direction"),
     "anchors": ("Anchor",),
     "arms": ("Arm", "choose_arms", "standard_arms"),
@@ -53,6 +53,7 @@ _EXPORTS = {
     "plots.paper.export": ("Press", "export"),
     "probes": ("ProbeSet", "load_examples"),
     "projections": ("ProjectGradient",),
+    "reading": ("Reading",),
     "readout": ("read_vocabulary",),
     "records": ("Drift", "Scores", "StepRecord"),
     "refit": ("refit",),

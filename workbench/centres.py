@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.activations import tokens_per_batch
 from workbench.directions import ReversionDirections
 from workbench.encoding import Encoded, fill_token, pad
 from workbench.models import Hook, ReadableModel, resid_post
 from workbench.modes import evaluation_mode
+from workbench.reading import tokens_per_batch
 
 
 def mean_coordinates(

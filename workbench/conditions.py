@@ -12,7 +12,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.activations import Reading, read_activations
+from workbench.activations import read_activations
 from workbench.aftermath import Aftermath, off_direction
 from workbench.anchors import Anchor
 from workbench.arms import Arm
@@ -32,6 +32,7 @@ from workbench.models import HookedModel
 from workbench.penalties import Block, Push
 from workbench.probes import ProbeSet
 from workbench.projections import ProjectGradient
+from workbench.reading import Reading
 from workbench.rehearsal import Rehearse, with_own_answers
 from workbench.runs import AFTERMATH, CONTROL, Run
 from workbench.training_edits import Ablate, Cap, Steer

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from workbench.activations import tokens_per_batch
 from workbench.caches import is_plain
 from workbench.conventions import positions_of
 from workbench.encoding import Encoded, fill_token, pad
@@ -18,6 +17,7 @@ from workbench.heads import head_at
 from workbench.losses import response_losses
 from workbench.models import HookedModel
 from workbench.modes import evaluation_mode
+from workbench.reading import tokens_per_batch
 
 Continuations = tuple[tuple[int, ...], list[int]]
 """A prompt, and which of the items continue it."""

@@ -10,7 +10,6 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.activations import Position
 from workbench.artefacts import Artefact, check_directions
 from workbench.bootstrap import resample_counts
 from workbench.errors import (
@@ -23,6 +22,7 @@ from workbench.errors import (
 from workbench.phase_reading import PhaseReading, read_phase
 from workbench.phases import Lineage
 from workbench.probes import Kind, ProbeSet
+from workbench.reading import Position
 
 SCHEMA = "workbench.directions/2"
 TENSORS = ("unit", "gap", "split_half", "interval", "mean")

@@ -5,10 +5,10 @@ from importlib import metadata
 
 import torch
 
-from workbench.activations import TOKENS_PER_BATCH
 from workbench.footprint import LORA_RANK, TRAINING_TOKENS, Footprint, free_memory
 from workbench.phases import Lineage, Phase
 from workbench.plots.paper.browser import find_browser, missing
+from workbench.reading import TOKENS_PER_BATCH
 
 WANTED = (
     ("torch", "models"),

@@ -15,8 +15,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-from workbench.activations import TOKENS_PER_BATCH
 from workbench.blocks import find_blocks
+from workbench.reading import TOKENS_PER_BATCH
 
 LORA_RANK = 16
 TRAINING_TOKENS = 4096

@@ -10,7 +10,6 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.activations import Reading
 from workbench.centres import mean_coordinates
 from workbench.checkpoints import Checkpoint
 from workbench.config import package_versions
@@ -28,6 +27,7 @@ from workbench.points import Place, Points
 from workbench.prefixes import Prefix
 from workbench.probes import ProbeSet
 from workbench.questions import Questions
+from workbench.reading import Reading
 from workbench.records import Estimate, Scores
 
 Source = HookedModel | Callable[[], HookedModel]

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from safetensors.torch import save
 from torch import Tensor
 
-from workbench.activations import Reading, read_activations
+from workbench.activations import read_activations
 from workbench.arms import Arm
 from workbench.artefacts import Artefact
 from workbench.conditions import check_condition
@@ -29,6 +29,7 @@ from workbench.nulls import Null, isotropic_null, matched_null
 from workbench.phase_reading import PhaseReading, read_phase
 from workbench.phases import Lineage, Phase
 from workbench.probes import ProbeSet
+from workbench.reading import Reading
 from workbench.readout import Readout, read_vocabulary
 from workbench.surroundings import DIRECTIONS, NULLS, PHASES, READOUT, SIBLING
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.activations import Reading, read_activations
+from workbench.activations import read_activations
 from workbench.directions import ReversionDirections
 from workbench.drift import measure_drift
 from workbench.models import ReadableModel
 from workbench.probes import ProbeSet
+from workbench.reading import Reading
 from workbench.records import Drift
 
 

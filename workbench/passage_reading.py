@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from workbench.activations import Position, Reading, read_activations, read_moments
+from workbench.activations import read_activations, read_moments
 from workbench.artefacts import Artefact
 from workbench.config import changed_settings, package_versions
 from workbench.errors import (
@@ -36,6 +36,7 @@ from workbench.passage import (
 )
 from workbench.phases import Lineage, Phase
 from workbench.probes import ProbeSet
+from workbench.reading import Position, Reading
 from workbench.sources.source import places_here
 from workbench.storing import check_writable
 

@@ -10,7 +10,7 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.activations import Reading, read_activations, read_batch
+from workbench.activations import read_activations, read_batch
 from workbench.directions import ReversionDirections
 from workbench.errors import ConfigError, ProbeError
 from workbench.interventions import (
@@ -24,6 +24,7 @@ from workbench.interventions import (
 from workbench.models import HookedModel
 from workbench.modes import evaluation_mode
 from workbench.probes import ProbeSet
+from workbench.reading import Reading
 
 Hinge = Literal["prompt", "mean", "none"]
 """What is rectified: each prompt's motion, the mean over the minibatch, or nothing (two-sided)."""

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.activations import Position, Reading, read_activations
+from workbench.activations import read_activations
 from workbench.models import ReadableModel, check_layers
 from workbench.phases import Lineage, Phase
 from workbench.probes import ProbeSet
+from workbench.reading import Position, Reading
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.activations import Reading, read_batch
+from workbench.activations import read_batch
 from workbench.directions import ReversionDirections
 from workbench.errors import ConfigError, ProbeError
 from workbench.interventions import (
@@ -23,6 +23,7 @@ from workbench.interventions import (
 from workbench.models import HookedModel
 from workbench.modes import evaluation_mode
 from workbench.probes import ProbeSet
+from workbench.reading import Reading
 
 
 @dataclass(frozen=True)

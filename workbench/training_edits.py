@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from workbench.activations import Reading
 from workbench.directions import ReversionDirections
 from workbench.editing import EditHooks
 from workbench.edits import Edit, ablate, cap, steer
@@ -26,6 +25,7 @@ from workbench.interventions import (
 )
 from workbench.models import Hook, HookedModel, resid_post
 from workbench.modes import evaluation_mode
+from workbench.reading import Reading
 
 POSITIONS = ("all", "prompt", "response")
 """Which tokens of a training example are edited."""

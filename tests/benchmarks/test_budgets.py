@@ -56,8 +56,8 @@ def world(request):
 
 def _forward(model, reading):
     """The bare decoder forward of the same batches, no LM head."""
-    from workbench.activations import tokens_per_batch
     from workbench.encoding import fill_token, pad
+    from workbench.reading import tokens_per_batch
 
     batches = [
         pad(

@@ -57,9 +57,9 @@ def build(size: Size):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     import workbench as wb
-    from workbench.activations import Reading
     from workbench.encoding import Encoded
     from workbench.organism.tokenizer import build_tokenizer
+    from workbench.reading import Reading
 
     torch.manual_seed(0)
     config = LlamaConfig(

@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import TrainingArguments
 
-from workbench.activations import Reading
 from workbench.artefacts import Artefact
 from workbench.config import MEASURED_STEPS, Recipe, changed_settings
 from workbench.directions import ReversionDirections
@@ -25,6 +24,7 @@ from workbench.interventions import Intervention
 from workbench.measurement import Measurement
 from workbench.models import HookedModel
 from workbench.probes import ProbeSet
+from workbench.reading import Reading
 from workbench.recording import note_machine
 from workbench.records import StepRecord
 from workbench.runs import Run

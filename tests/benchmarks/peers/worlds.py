@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-TOKENS_PER_BATCH = 2048
+TOKENS_PER_BATCH = 512
 N_PROBES = 64
 TRAIN_SHAPE = (16, 32)
 EDIT_SIZE = 0.01

@@ -14,10 +14,11 @@ from prototypes.setting import (
     mixed_lengths,
     padded,
 )
-from workbench.activations import Reading, read_batch
+from workbench.activations import read_batch
 from workbench.losses import response_losses
 from workbench.models import Hook, HookedModel, resid_post
 from workbench.modes import evaluation_mode
+from workbench.reading import Reading
 
 PROMPTS = {"0.1M": 128, "10M": 32, "100M": 16}
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from test_budgets import SIZES as SMALL
 
-from workbench.activations import Reading
 from workbench.encoding import Encoded, pad
 from workbench.loading import load_model
 from workbench.models import HookedModel
+from workbench.reading import Reading
 
 SIZES = {
     **SMALL,
