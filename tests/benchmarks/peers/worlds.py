@@ -103,6 +103,10 @@ class World:
         """Return the batches right-padded."""
         return [Batch.of([self.ids[index] for index in batch]) for batch in self.batches()]
 
+    def tensors_in_order(self) -> list["Batch"]:
+        """Return batches of 32 prompts in the order given, as one would make them at first."""
+        return [Batch.of(self.ids[start : start + 32]) for start in range(0, len(self.ids), 32)]
+
     def train_tokens(self) -> torch.Tensor:
         """Return the training batch."""
         return torch.tensor(self.train)

@@ -72,12 +72,15 @@ def all_of(read: Callable[[Batch], Tensor], world: World) -> Tensor:
     return acts
 
 
-def _means(reader: Callable[[Any], Callable[[Batch], Tensor]]) -> Callable[[World], Prepare]:
+def _means(
+    reader: Callable[[Any], Callable[[Batch], Tensor]],
+    batched: Callable[[World], list[Batch]] = World.tensors,
+) -> Callable[[World], Prepare]:
     def start(world: World) -> Prepare:
         read = reader(load(world.aligned))
 
         def prepare(world: World) -> Callable[[], np.ndarray]:
-            batches = world.tensors()
+            batches = batched(world)
             return lambda: mean_of(read, batches, len(world.ids))
 
         return prepare
@@ -232,6 +235,11 @@ ENTRIES = [
     Entry(
         "means", "output_hidden_states",
         _means(lambda model: lambda batch: hidden_states(model, batch)),
+        compared="but last", note=f"with its language-model head; {AFTER_NORM}",
+    ),
+    Entry(
+        "means", "output_hidden_states, 32 prompts per batch, in given order",
+        _means(lambda model: lambda batch: hidden_states(model, batch), World.tensors_in_order),
         compared="but last", note=f"with its language-model head; {AFTER_NORM}",
     ),
     Entry(
