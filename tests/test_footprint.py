@@ -55,7 +55,8 @@ before = told("VmRSS:")
 open("/proc/self/clear_refs", "w").write("5")  # the peak begins here
 if job == "read":
     ids = torch.randint(6, size, (32, 256)).tolist()
-    read_moments(model, Reading(tuple(Encoded(tuple(row), 256) for row in ids), -1, 0))
+    reading = Reading(tuple(Encoded(tuple(row), 256) for row in ids), -1, 0)
+    read_moments(model, reading, batch_size=len(ids))  # the tokens of a GPU's batch
     estimate = foot.reading()
 else:
     # Beginning and end token make it 256, of which the first is not predicted.

@@ -8,7 +8,7 @@ import torch
 from workbench.footprint import LORA_RANK, TRAINING_TOKENS, Footprint, free_memory
 from workbench.phases import Lineage, Phase
 from workbench.plots.paper.browser import find_browser, missing
-from workbench.reading import TOKENS_PER_BATCH
+from workbench.reading import tokens_per_batch
 
 WANTED = (
     ("torch", "models"),
@@ -62,15 +62,16 @@ def needed(lineage: Lineage) -> list[str]:
     )
     largest = max(sizes.values(), key=lambda size: size.weights())
     lora = one.adapters()
+    free = free_memory()
+    tokens = tokens_per_batch(torch.device("cuda" if "GPU" in free else "cpu"))
     jobs = {
-        f"reading one phase: {_gb(largest.weights())} and {_gb(largest.reading())} for batches of "
-        f"{TOKENS_PER_BATCH} tokens": largest.weights() + largest.reading(),
+        f"reading one phase: {_gb(largest.weights())} and {_gb(largest.reading(tokens))} for "
+        f"batches of {tokens} tokens": largest.weights() + largest.reading(tokens),
         f"fine-tuning all weights: {_gb(_state(one))} {_step(one, None)}": one.weights()
         + one.training(),
         f"fine-tuning with LoRA of rank {LORA_RANK} ({lora / 1e6:.1f}M parameters): "
         f"{_gb(_state(one, lora))} {_step(one, lora)}": one.weights() + one.training(lora),
     }
-    free = free_memory()
     return [
         f"{lineage.name}: {len(lineage.phases)} phases of {one.parameters / 1e6:.1f}M parameters, "
         "loaded one at a time",
