@@ -1,6 +1,7 @@
 """Readings of the residual stream: where they are taken, and that taking them leaves no trace."""
 
 import copy
+import pickle
 from argparse import ArgumentTypeError
 from contextlib import nullcontext
 from dataclasses import replace
@@ -14,9 +15,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from workbench import activations
 from workbench.activations import _total, read_activations, read_batch, read_moments
 from workbench.commands.options import read_position
+from workbench.directions import fit_directions_from
+from workbench.editing import intervene
+from workbench.edits import ablate
 from workbench.encoding import Encoded, encode
 from workbench.errors import LayerError, ProbeError
-from workbench.measurement import noise_floor
+from workbench.measurement import noise_floor, other_size
 from workbench.models import HookedModel, resid_post
 from workbench.probes import Probe, ProbeSet
 from workbench.reading import TOKENS_PER_BATCH, Position, Reading
@@ -309,3 +313,72 @@ def test_paired_prompts_of_different_number_are_noticed(model):
     acts = read_activations(model, ProbeSet((Probe("bako"), Probe("delu"), Probe("fina"))))
     with pytest.raises(TypeError, match="prompt"):  # jaxtyping names the axis
         fit_directions_from(acts, acts[:, :2])
+
+
+def blocks_run(model):
+    """Which blocks run from now on, in order."""
+    runs = []
+    for number, block in enumerate(model.hf.get_decoder().layers):
+        own = block.forward
+
+        def forward(*args, own=own, number=number, **kwargs):
+            runs.append(number)
+            return own(*args, **kwargs)
+
+        block.forward = forward
+    return runs
+
+
+def test_a_reading_stops_at_its_last_layer_with_the_same_bits(make_model, probes):
+    model = make_model("llama-gqa")
+    whole = read_activations(model, probes)
+    runs = blocks_run(model)
+    early = read_activations(model, probes, layers=[1, 0])
+    assert {*runs} == {0, 1}
+    assert torch.equal(early, whole[[1, 0]])
+    assert torch.equal(read_activations(model, probes), whole)
+    assert 2 in runs
+    assert not any(point._forward_hooks for point in model.hook_dict.values())
+
+
+def test_gradients_flow_from_a_reading_that_stops_early(make_model, probes):
+    model = make_model("llama-gqa")
+    reading = Reading.of(model, probes)
+    weights = [*model.hf.model.layers[0].parameters()]
+    early, whole = (
+        torch.autograd.grad(read_batch(model, reading, [0, 1, 2], layers)[0].sum(), weights)
+        for layers in ([0], [0, 1, 2])
+    )
+    assert all(map(torch.equal, early, whole))
+    assert max(float(one.abs().max()) for one in early) > 0
+
+
+def test_within_a_partial_edit_of_several_layers_the_edited_stream_is_read(make_model, probes):
+    # Such an edit runs the blocks twice, without it first: stopping there would read the wrong one.
+    model = make_model("llama-gqa")
+    acts = read_activations(model, probes)
+    arrows = fit_directions_from(acts + torch.randn(3, 1, acts.shape[2]), acts)
+    with intervene(model, ablate(arrows, strength=0.5, layers=[0, 1], positions="all")):
+        early = read_activations(model, probes, layers=[1])
+        whole = read_activations(model, probes)
+    assert torch.equal(early[0], whole[1])
+    assert (whole[1] - acts[1]).abs().max() > 0.1
+
+
+def test_a_reading_can_be_sent_to_another_process_after_it_was_read(model, probes):
+    reading = Reading.of(model, probes)
+    acts = read_activations(model, reading)
+    again = pickle.loads(pickle.dumps(reading))
+    assert again == reading
+    assert torch.equal(read_activations(model, again), acts)
+
+
+@pytest.mark.parametrize(("count", "length"), [(64, 24), (48, 32), (5, 40), (2, 40), (3, 8)])
+def test_the_noise_floor_is_read_in_other_batches(make_model, count, length):
+    model = make_model()
+    reading = Reading(
+        tuple(Encoded(tuple(range(6, 6 + length)), length) for _ in range(count)), -1, 0
+    )
+    default = [one.indices for one in reading.prepared(None, model.cfg.device)]
+    other = [*reading.batches(other_size(model, reading))]
+    assert not {tuple(one) for one in default} & {tuple(one) for one in other}

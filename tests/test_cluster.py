@@ -282,6 +282,7 @@ def test_a_node_with_another_version_is_named_before_anything_is_run(run, tmp_pa
     assert not (tmp_path / "x/runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("member")
 def test_a_node_that_sees_other_files_is_named_before_anything_is_run(run, tmp_path, monkeypatch):
     monkeypatch.setattr(nodes, "file_hash", lambda path: f"other {path}")
@@ -342,6 +343,7 @@ def left(run, tmp_path):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("member")
 def test_a_run_whose_writer_was_on_a_machine_that_is_gone_is_taken_when_that_is_said(
     run, left, whole
@@ -436,6 +438,7 @@ def test_a_process_that_is_killed_half_way_loses_only_what_came_after_its_last_s
         assert (path.stat().st_ino, path.stat().st_mtime_ns) == (stat.st_ino, stat.st_mtime_ns)
 
 
+@pytest.mark.slow
 def test_a_trial_whose_process_dies_again_and_again_is_given_up(sweep, tmp_path):
     journal = tmp_path / "journal"
 

@@ -99,3 +99,12 @@ def test_edits_reach_prompt_and_continuation(name, strength, make_model, sentenc
             expected = torch.cat([response_losses(model, [item]) for item in items])
     torch.testing.assert_close(edited, expected, atol=1e-3, rtol=1e-4)
     assert (edited - plain).abs().max() > 0.05
+
+
+def test_an_empty_continuation_loses_nothing(make_model, whole):
+    model = make_model("gpt2")
+    items = [Encoded((7, 8, 9), 3), Encoded((7, 8, 9, 10), 3)]
+    found = continuation_losses(model, items)
+    assert found[0] == 0
+    assert found[1] == pytest.approx(float(naive(model, items[1])), rel=1e-4)
+    assert whole == items

@@ -84,6 +84,7 @@ def test_all_files_of_an_arm_are_there_to_be_compared(first):
     assert "further-1.safetensors" in first["planted-block-rank2-0"]
 
 
+@pytest.mark.slow  # a process of its own is the harder test, each time
 @pytest.mark.parametrize("arm", ARMS)
 def test_an_arm_run_again_gives_the_same_bits(first, again, arm):
     name = f"planted-{arm}-0"

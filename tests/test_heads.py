@@ -70,3 +70,10 @@ def test_gradients_flow_to_every_weight_as_through_the_whole_head(make_model, ex
             total = total - logits[place - 1, item.ids[place]]
     for one, other in zip(ours, torch.autograd.grad(total, weights), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_without_a_head_to_find_the_logits_are_picked_afterwards(make_model, batch, monkeypatch):
+    model, (tokens, mask, rows, columns) = make_model("gpt2"), batch
+    expected = logits_at(model, tokens, mask, rows, columns)
+    monkeypatch.setattr(model.hf, "get_output_embeddings", lambda: None)
+    assert torch.allclose(logits_at(model, tokens, mask, rows, columns), expected, atol=1e-5)

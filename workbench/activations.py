@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.models import ReadableModel, check_layers, resid_post
+from workbench.models import HookedModel, ReadableModel, check_layers, resid_post
 from workbench.modes import evaluation_mode
 from workbench.probes import ProbeSet
 from workbench.reading import Batch, Position, Reading
@@ -115,6 +115,14 @@ def _total(
     return total
 
 
+def _ends_early(model: ReadableModel) -> bool:
+    """Whether an exception from a hook point may end a forward of the decoder now."""
+    if not isinstance(model, HookedModel) or not model.stops_early:
+        return False
+    decoder = model.hf.get_decoder()
+    return not (decoder._forward_pre_hooks or decoder._forward_hooks)
+
+
 class _AllRead(Exception):
     """All layers are read: the forward need not go on."""
 
@@ -126,8 +134,9 @@ def _reader(
     """Yield what reads a batch; from one to the next the hooks stay on."""
     device, read = model.cfg.device, {}
     now: list[Batch] = []
-    # With the last block there is nothing left that would pay for an exception.
-    stops = getattr(model, "stops_early", False) and max(layers) < model.cfg.n_layers - 1
+    # With the last block there is nothing left that would pay for an exception. Hooks of the whole
+    # forward, such as those of `intervene`, may run the blocks more than once.
+    stops = max(layers) < model.cfg.n_layers - 1 and _ends_early(model)
 
     def hook_after(layer: int) -> Callable[..., None]:
         last = stops and layer == max(layers)
@@ -141,6 +150,7 @@ def _reader(
 
     def read_one(batch: Batch) -> Float[Tensor, "layer batch d_model"]:
         now[:] = [batch]
+        read.clear()
         with suppress(_AllRead):
             model.run_decoder(batch.tokens, batch.mask)
         return torch.stack([read[layer].to(device) for layer in layers])

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from workbench.caches import is_plain
 from workbench.conventions import positions_of
-from workbench.encoding import Encoded, fill_token, pad
+from workbench.encoding import Encoded, fill_token, pad, response_tokens
 from workbench.generation import generate, pad_left
 from workbench.heads import head_at
 from workbench.losses import response_losses
@@ -29,7 +29,8 @@ def continuation_losses(
     """Return each item's cross-entropy, summed over its response tokens, in nats, on the CPU.
 
     The prompt of several items is run once, with a cache; their responses follow it. Where a
-    model's cache cannot be repeated (recurrences), the items are run whole.
+    model's cache cannot be repeated (recurrences), the items are run whole. An edit that is open at
+    the last token of each forward acts on the prompt's end and on that of the response.
 
     Args:
         model: Hooks that are open on it act.
@@ -38,9 +39,10 @@ def continuation_losses(
     losses = torch.zeros(len(items))
     with evaluation_mode(model):
         for batch in _batches(model, items):
-            numbers = [number for _, several in batch for number in several]
+            numbers = [number for _, own in batch for number in own]
             chosen = [items[number] for number in numbers]
-            found = _continued(model, batch, chosen) if len(numbers) > len(batch) else None
+            several = len(numbers) > len(batch) and all(map(response_tokens, chosen))
+            found = _continued(model, batch, chosen) if several else None
             losses[numbers] = (response_losses(model, chosen) if found is None else found).cpu()
     return losses
 
@@ -73,16 +75,16 @@ def _continued(
     first = generate(model, prompts, 1, set(), output_logits=True)
     if not is_plain(first.past_key_values):
         return None
-    device = model.cfg.device
-    repeats = torch.tensor([len(numbers) for _, numbers in batch], device=device)
-    owners = torch.arange(len(batch), device=device).repeat_interleave(repeats)
-    begins = torch.tensor([tokens[0] for tokens in said], device=device)
-    losses = functional.cross_entropy(first.logits[0].float()[owners], begins, reduction="none")
+    repeats = torch.tensor([len(numbers) for _, numbers in batch])
+    owners = torch.arange(len(batch)).repeat_interleave(repeats)
+    begins = torch.tensor([tokens[0] for tokens in said])
+    logits = first.logits[0].float().cpu()
+    losses = functional.cross_entropy(logits[owners], begins, reduction="none")
     if max(map(len, said)) > 1:
         cache = first.past_key_values
-        cache.batch_select_indices(owners)
-        mask = pad_left(prompts, fill_token(model))[1].to(device)[owners]
-        losses = losses + _rest(model, said, mask, cache)
+        cache.batch_select_indices(owners)  # of the CPU: the cache may be on several devices
+        mask = pad_left(prompts, fill_token(model))[1][owners].to(model.cfg.device)
+        losses = losses + _rest(model, said, mask, cache).cpu()
     return losses
 
 
@@ -96,10 +98,10 @@ def _rest(
     inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, "use_cache": True}
     if model.places_tokens:
         inputs["position_ids"] = positions_of(mask)[:, -tokens.shape[1] :]
-    rows = torch.tensor([row for row, ids in enumerate(said) for _ in ids[1:]], device=device)
-    columns = [column for ids in said for column in range(len(ids) - 1)]
-    targets = torch.tensor([token for ids in said for token in ids[1:]], device=device)
-    with head_at(model, tokens, rows, torch.tensor(columns, device=device)) as pick:
-        logits = pick(model.hf(**inputs, past_key_values=cache).logits)
-    losses = functional.cross_entropy(logits.float(), targets, reduction="none")
-    return torch.zeros(len(said), device=device).index_add(0, rows, losses)
+    rows = torch.tensor([row for row, ids in enumerate(said) for _ in ids[1:]])
+    columns = torch.tensor([column for ids in said for column in range(len(ids) - 1)])
+    targets = torch.tensor([token for ids in said for token in ids[1:]])
+    with head_at(model, tokens, rows, columns) as pick:
+        logits = pick(model.hf(**inputs, past_key_values=cache).logits).float()
+    losses = functional.cross_entropy(logits, targets.to(logits.device), reduction="none")
+    return torch.zeros(len(said)).index_add(0, rows, losses.cpu())

@@ -27,7 +27,7 @@ def measure_drift(
         aligned: Activations of the aligned model, always θ_S, not the previous step.
         current: Activations now, on the same prompts in the same order.
         directions: Fitted at the same layers; its gaps are the unit of the result.
-        floor: Noise floor per layer, from `activations.noise_floor`; by default none.
+        floor: Noise floor per layer, from `measurement.noise_floor`; by default none.
 
     Returns:
         The drift, with a 95 % bootstrap interval of the alignment over prompts.

@@ -20,7 +20,8 @@ from workbench.models import GuestModel, HookedModel
 from workbench.modes import evaluation_mode
 
 PROMPTS_PER_BATCH = 128
-DRAFTS_PER_BATCH = 32
+DRAFTED_TOKENS_PER_BATCH = 512
+"""All of whose logits are there at once."""
 
 Tokens = Sequence[int]
 
@@ -77,7 +78,9 @@ def answer_encoded(
         max_new_tokens: Length of an answer.
         drafts: What each answer might be, such as that of a similar model. One forward tells how
             far it is right; only from there on it is written token by token. Wrong drafts cost
-            time and nothing else. Whatever is open on the model must act on every token alike.
+            time and change no answer but by rounding: that forward and the cache of a generation
+            can disagree where two tokens are as good as equal, in half precision now and then.
+            Whatever is open on the model must act on every token alike.
     """
     encoded = [item.ids for item in items]
     rooms = [min(max_new_tokens, model.cfg.n_ctx - len(ids)) or 1 for ids in encoded]
@@ -172,8 +175,9 @@ def _as_far_as_right(
     right: list[tuple[int, ...]] = [() for _ in prompts]
     drafted = [index for index, draft in enumerate(drafts) if draft]
     drafted.sort(key=lambda index: len(prompts[index]) + len(drafts[index]))
-    for start in range(0, len(drafted), DRAFTS_PER_BATCH):
-        batch = drafted[start : start + DRAFTS_PER_BATCH]
+    size = max(1, DRAFTED_TOKENS_PER_BATCH // max(map(len, drafts), default=1))
+    for start in range(0, len(drafted), size):
+        batch = drafted[start : start + size]
         items = [Encoded((*prompts[i], *drafts[i]), len(prompts[i])) for i in batch]
         with evaluation_mode(model):
             best = response_logits(model, items).argmax(dim=-1).cpu()

@@ -49,15 +49,21 @@ def head_at(
     Yields what makes [token vocab] of the logits of that forward.
     """
     head, picked = plain_model(model.hf).get_output_embeddings(), []
+    if head is None:
+        yield lambda logits: logits[rows.to(logits.device), columns.to(logits.device)]
+        return
 
     def before(head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:  # noqa: ARG001
         # Before the head, not after: what follows it (scales, caps) acts on each logit alone.
         resid, *others = args
         picked.append(resid.shape[:2] == tokens.shape)
-        return (resid[rows, columns][None], *others) if picked[-1] else args
+        some = resid[rows.to(resid.device), columns.to(resid.device)][None] if picked[-1] else resid
+        return some, *others
 
     def pick(logits: Tensor) -> Tensor:
-        return logits[0] if picked and picked[-1] else logits[rows, columns]
+        if picked and picked[-1]:
+            return logits[0]
+        return logits[rows.to(logits.device), columns.to(logits.device)]
 
     handle = head.register_forward_pre_hook(before)
     try:

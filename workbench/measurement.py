@@ -57,5 +57,14 @@ def noise_floor(
         acts: Its reading in batches of the default shape.
         layers: The layers of `acts`.
     """
-    again = read_activations(model, reading, layers=layers, batch_size=max(1, len(reading) // 3))
+    again = read_activations(model, reading, layers=layers, batch_size=other_size(model, reading))
     return (again.double() - acts.double()).mean(dim=1).norm(dim=-1)
+
+
+def other_size(model: ReadableModel, reading: Reading) -> int:
+    """Return a number of prompts per batch at which they are in other batches than by default.
+
+    In the same ones nothing would be rounded otherwise.
+    """
+    default = max(len(batch.indices) for batch in reading.prepared(None, model.cfg.device))
+    return default // 2 or 2

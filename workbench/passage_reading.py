@@ -19,6 +19,7 @@ from workbench.errors import (
 )
 from workbench.files import DRAFT, make_folder, remove_drafts, write_json
 from workbench.locks import locked
+from workbench.measurement import other_size
 from workbench.memory import lack_of_memory
 from workbench.models import HookedModel, check_layers
 from workbench.passage import (
@@ -123,7 +124,7 @@ class _Task:
             tensors = {MEAN: read_moments(model, reading, layers=layers).mean}
         if phase == self.lineage.aligned:
             again = read_moments(
-                model, reading, layers=layers, batch_size=max(1, len(reading) // 3)
+                model, reading, layers=layers, batch_size=other_size(model, reading)
             )
             tensors[FLOOR] = (again.mean - tensors[MEAN]).norm(dim=-1)
         provenance["weights_hash"] = model.fingerprint()

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -127,6 +127,10 @@ class Reading:
             split = self.batches(batch_size, tokens=tokens_per_batch(device))
             self._batches[batch_size, device] = [Batch.of(self, one, device) for one in split]
         return self._batches[batch_size, device]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is made again: it is for a device."""
+        return {key: value for key, value in vars(self).items() if not key.startswith("_")}
 
     @cached_property
     def _batches(self) -> dict[tuple[int | None, torch.device], list["Batch"]]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -10,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 LAYERS, STEPS, WIDTH, PROMPTS = 48, 1000, 64, 16
 SECONDS = 2.0
-"""Of the budget: from the interpreter's start to the first figure."""
+"""Of the budget: of the whole process, the interpreter's start and all vectors included."""
 
 OPEN = """
 import json, sys, time
@@ -65,10 +66,11 @@ def folder(tmp_path_factory):
 
 
 def opened(program, folder):
+    start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True
     )
-    return json.loads(done.stdout)
+    return [*json.loads(done.stdout), time.perf_counter() - start]
 
 
 def test_a_long_run_opens_within_two_seconds_and_without_torch(folder, capsys):
@@ -82,9 +84,10 @@ def test_a_long_run_opens_within_two_seconds_and_without_torch(folder, capsys):
     assert one[3] == pytest.approx(other[3])
     with capsys.disabled():
         print(
-            f"\nopening {LAYERS} layers × {STEPS} steps: records {one[0]:.2f} s, first figure "
-            f"{one[1]:.2f} s, then all drift vectors {one[2]:.2f} s; by hand with pandas, plotly "
-            f"and safetensors, nothing checked: {other[0]:.2f}, {other[1]:.2f}, {other[2]:.2f} s"
+            f"\nopening {LAYERS} layers × {STEPS} steps (width {WIDTH}): records {one[0]:.2f} s, "
+            f"first figure {one[1]:.2f} s, then all drift vectors {one[2]:.2f} s, the process "
+            f"{one[5]:.2f} s; by hand with pandas, plotly and safetensors, nothing checked: "
+            f"{other[0]:.2f}, {other[1]:.2f}, {other[2]:.2f}, {other[5]:.2f} s"
         )
-    assert not any(torch for *_, torch in ours)
-    assert one[1] <= SECONDS
+    assert not any(row[4] for row in ours)
+    assert one[5] <= SECONDS

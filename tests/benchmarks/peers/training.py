@@ -53,7 +53,7 @@ def train(
         around: Entered for forward and backward pass.
         after: Called after every update.
     """
-    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0, fused=True)
     told = []
     for _ in range(steps):
         with around():
@@ -85,6 +85,11 @@ class Drift:
         across = (vector - along[:, None] * self._directions).norm(dim=-1)
         self.rows.append({"cosine": along / vector.norm(dim=-1), "along": along, "across": across})
         return vector
+
+
+def weights_of(model: torch.nn.Module) -> np.ndarray:
+    """Return the sum of every weight matrix: what a training that nobody disturbed ends in."""
+    return np.array([float(weight.detach().double().sum()) for weight in model.parameters()])
 
 
 def trainer_of(model: Any, tokens: Tensor, steps: int, folder: str, tokenizer: Any) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from entries import Entry, Prepare
 from torch import Tensor
-from training import TRAINER_STEPS, Drift, Snapshot, train, trainer_of
+from training import TRAINER_STEPS, Drift, Snapshot, train, trainer_of, weights_of
 from worlds import Batch, World
 
 N_RESAMPLES = 1_000
@@ -64,12 +64,17 @@ def mean_of(read: Callable[[Batch], Tensor], batches: list[Batch], prompts: int)
     return (total / prompts).numpy()
 
 
-def all_of(read: Callable[[Batch], Tensor], world: World) -> Tensor:
-    """Return readings of all prompts in their order."""
-    acts = torch.empty(world.size.layers, len(world.ids), world.size.width)
-    for indices, batch in zip(world.batches(), world.tensors(), strict=True):
-        acts[:, indices] = read(batch)
-    return acts
+def all_of(read: Callable[[Batch], Tensor], world: World) -> Callable[[], Tensor]:
+    """Return what reads all prompts, in their order, in batches that are made once."""
+    batches = [*zip(world.batches(), world.tensors(), strict=True)]
+
+    def read_all() -> Tensor:
+        acts = torch.empty(world.size.layers, len(world.ids), world.size.width)
+        for indices, batch in batches:
+            acts[:, indices] = read(batch)
+        return acts
+
+    return read_all
 
 
 def _means(
@@ -126,17 +131,21 @@ def _directions(bootstrap: bool) -> Callable[[World], Prepare]:
     def start(world: World) -> Prepare:
         witness, aligned = load(world.witness), load(world.aligned)
 
-        def directions(world: World) -> np.ndarray:
-            acts = [
-                all_of(lambda batch, model=model: torch_hooks(model, batch), world).numpy()
-                for model in (witness, aligned)
-            ]
+        def directions(readers: list[Callable[[], Tensor]]) -> np.ndarray:
+            acts = [read().numpy() for read in readers]
             if bootstrap:
                 return resampled_directions(*acts)
             gap = (acts[0].astype(float) - acts[1].astype(float)).mean(axis=1)
             return gap / np.linalg.norm(gap, axis=-1, keepdims=True)
 
-        return lambda world: lambda: directions(world)
+        def prepare(world: World) -> Callable[[], np.ndarray]:
+            readers = [
+                all_of(lambda batch, model=model: torch_hooks(model, batch), world)
+                for model in (witness, aligned)
+            ]
+            return lambda: directions(readers)
+
+        return prepare
 
     return start
 
@@ -167,9 +176,7 @@ def _drift(reader: Callable[[Any, Batch], Tensor] | None) -> Callable[[World], P
             after = None
             if reader:
                 one = reader
-                after = Drift(
-                    lambda: all_of(lambda batch: one(model, batch), probes), world.directions()
-                )
+                after = Drift(all_of(lambda batch: one(model, batch), probes), world.directions())
             return lambda: train(
                 lambda tokens: model(tokens, use_cache=False).logits,
                 weights, world.train_tokens(), world.size.steps, after=after,
@@ -184,11 +191,11 @@ def _trainer(world: World) -> Prepare:
     model, tokenizer, folder = load(world.aligned), load_tokenizer(world), mkdtemp()
     snapshot = Snapshot(model.parameters())
 
-    def prepare(world: World) -> Callable[[], None]:
+    def prepare(world: World) -> Callable[[], np.ndarray]:
         snapshot.restore()
         steps = TRAINER_STEPS * world.size.steps
         trainer = trainer_of(model, world.train_tokens(), steps, folder, tokenizer)
-        return lambda: trainer.train() and None
+        return lambda: (trainer.train(), weights_of(model))[1]
 
     return prepare
 
@@ -274,7 +281,7 @@ ENTRIES = [
         compared="but last", note=f"{NO_INTERVAL}; with its language-model head; {AFTER_NORM}",
     ),
     Entry("drift", "torch forward hooks on the probes", _drift(torch_hooks), note=NO_INTERVAL),
-    Entry("trainer", "Trainer", _trainer, limit=True, compared="none", note="no drift"),
+    Entry("trainer", "Trainer", _trainer, limit=True, note="no drift"),
     Entry("hooks", "training step", _hooks(False), limit=True, compared="none", note="no edit"),
     Entry("hooks", "torch forward hooks", _hooks(True)),
 ]  # fmt: skip

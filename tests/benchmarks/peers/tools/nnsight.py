@@ -64,9 +64,7 @@ def _drift(world: World) -> Prepare:
 
     def prepare(world: World) -> Callable[[], np.ndarray]:
         weights, probes = snapshot.restore(), world.probes()
-        after = Drift(
-            lambda: all_of(lambda batch: _trace(model, batch), probes), world.directions()
-        )
+        after = Drift(all_of(lambda batch: _trace(model, batch), probes), world.directions())
         return lambda: train(
             lambda tokens: plain(tokens, use_cache=False).logits,
             weights, world.train_tokens(), world.size.steps, after=after,
@@ -79,7 +77,7 @@ def _edited_steps(
     model: Any, weights: list[torch.nn.Parameter], edits: Tensor, tokens: Tensor, steps: int
 ) -> np.ndarray:
     """The steps of `training.train`, with the forward pass in a trace."""
-    optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=0.0, fused=True)
     losses = []
     for _ in range(steps):
         with model.trace({"input_ids": tokens}):

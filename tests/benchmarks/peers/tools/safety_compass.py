@@ -6,8 +6,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import numpy as np
 from entries import Entry, Prepare
-from training import TRAINER_STEPS, Snapshot, trainer_of
+from training import TRAINER_STEPS, Snapshot, trainer_of, weights_of
 from worlds import N_PROBES, World
 
 from tools.hf import load, load_tokenizer
@@ -52,14 +53,14 @@ def _trainer(batch: dict[str, int]) -> Callable[[World], Prepare]:
         folder = Path(mkdtemp())
         snapshot = Snapshot(model.parameters())
 
-        def prepare(world: World) -> Callable[[], None]:
+        def prepare(world: World) -> Callable[[], np.ndarray]:
             snapshot.restore()
             steps = TRAINER_STEPS * world.size.steps
             monitor = _monitor(model, tokenizer, world, folder, batch)
             trainer = trainer_of(model, world.train_tokens(), steps, str(folder), tokenizer)
             log = str(folder / "compass.csv")
             trainer.add_callback(SafetyCompassCallback(monitor, 1, log_file=log))
-            return lambda: trainer.train() and None
+            return lambda: (trainer.train(), weights_of(model))[1]
 
         return prepare
 
@@ -69,11 +70,10 @@ def _trainer(batch: dict[str, int]) -> Callable[[World], Prepare]:
 LESS = "scalars of one layer, no interval"
 ENTRIES = [
     Entry(
-        "trainer", "SafetyCompassCallback, its own batch size of 4", _trainer({}),
-        compared="none", note=LESS,
+        "trainer", "SafetyCompassCallback, its own batch size of 4", _trainer({}), note=LESS,
     ),
     Entry(
         "trainer", f"SafetyCompassCallback, batches of {N_PROBES}",
-        _trainer({"extraction_batch_size": N_PROBES}), compared="none", note=LESS,
+        _trainer({"extraction_batch_size": N_PROBES}), note=LESS,
     ),
 ]  # fmt: skip

@@ -97,9 +97,7 @@ def drift(boot: Callable[[World], Any], read: Read) -> Callable[[World], Prepare
 
         def prepare(world: World) -> Callable[[], np.ndarray]:
             weights, probes = snapshot.restore(), world.probes()
-            after = Drift(
-                lambda: all_of(lambda batch: read(model, batch), probes), world.directions()
-            )
+            after = Drift(all_of(lambda batch: read(model, batch), probes), world.directions())
             return lambda: train(
                 model, weights, world.train_tokens(), world.size.steps, after=after
             )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from entries import Entry, Prepare
-from training import LEARNING_RATE, TRAINER_STEPS, Snapshot, train, trainer_of
+from training import LEARNING_RATE, TRAINER_STEPS, Snapshot, train, trainer_of, weights_of
 from worlds import World
 
 from tools.hf import load, load_tokenizer, random_acts
@@ -127,13 +127,13 @@ def _trainer(world: World) -> Prepare:
     model, tokenizer, folder = load(world.aligned), load_tokenizer(world), mkdtemp()
     snapshot = Snapshot(model.parameters())
 
-    def prepare(world: World) -> Callable[[], None]:
+    def prepare(world: World) -> Callable[[], np.ndarray]:
         snapshot.restore()
         steps = TRAINER_STEPS * world.size.steps
         trainer = trainer_of(model, world.train_tokens(), steps, folder, tokenizer)
         probes = wb.ProbeSet.from_prompts(world.probes().texts)
         wb.ReversionCallback(_planted(world), probes, every=1, chat="none").attach(trainer)
-        return lambda: trainer.train() and None
+        return lambda: (trainer.train(), weights_of(model))[1]
 
     return prepare
 
