@@ -439,7 +439,7 @@ def test_a_judge_that_raises_leaves_the_callers_state(world, name, monkeypatch):
         return "refuse"
 
     world.judge = wb.Judge("mine", raising, ("bako",))
-    monkeypatch.setattr("workbench.evaluation.find_judge", lambda _: world.judge)
+    monkeypatch.setattr("workbench.questions.find_judge", lambda _: world.judge)
     with kept(world.model), pytest.raises(ZeroDivisionError):
         CALLS[name](world)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
-from worlds import World
+from peer_worlds import World
 
 TOOLS = (
     "workbench",

@@ -16,7 +16,7 @@ import numpy as np
 from entries import TOOLS
 from measuring import measure
 from run import surroundings, told_rows
-from worlds import SIZES, Size, build
+from peer_worlds import SIZES, Size, build
 
 BASE = SIZES["10M"]
 AXES: dict[str, Sequence[int]] = {

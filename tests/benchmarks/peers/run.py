@@ -19,7 +19,7 @@ from entries import JOBS, TOOLS
 from environments import CHECKOUT, find
 from measuring import TOLERANCE, Row, measure
 from table import render
-from worlds import SIZES, build
+from peer_worlds import SIZES, build
 
 ROUNDS = {"0.1M": 9, "10M": 7, "10M-50k": 5, "100M": 3}
 PROMPTS = {"100M": 500}

@@ -25,7 +25,7 @@ class Server:
     def __init__(self, message: dict[str, Any]) -> None:
         import torch
         from entries import find_entry
-        from worlds import World
+        from peer_worlds import World
 
         torch.set_num_threads(message["threads"])
         self.world = World.load(message["world"], message["prompts"])

@@ -10,7 +10,7 @@ import torch
 from entries import Entry, Prepare
 from torch import Tensor
 from training import TRAINER_STEPS, Drift, Snapshot, train, trainer_of, weights_of
-from worlds import Batch, World
+from peer_worlds import Batch, World
 
 N_RESAMPLES = 1_000
 AFTER_NORM = "its last layer is after the final norm"

@@ -8,7 +8,7 @@ import torch
 from entries import Entry, Prepare
 from torch import Tensor
 from training import LEARNING_RATE, Drift, Snapshot, next_token_loss, train
-from worlds import Batch, World
+from peer_worlds import Batch, World
 
 from tools.hf import all_of, mean_of
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from entries import Entry, Prepare
 from torch import Tensor
-from worlds import World
+from peer_worlds import World
 
 BATCH_SIZE = 32
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from entries import Entry, Prepare
-from worlds import World
+from peer_worlds import World
 
 from tools.hf import load, load_tokenizer
 

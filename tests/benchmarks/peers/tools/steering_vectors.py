@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from entries import Entry, Prepare
 from torch import Tensor
-from worlds import Batch, World
+from peer_worlds import Batch, World
 
 from tools.hf import load, load_tokenizer, mean_of
 

@@ -8,7 +8,7 @@ import torch
 from entries import Entry, Prepare
 from torch import Tensor
 from training import Drift, Snapshot, train
-from worlds import Batch, World
+from peer_worlds import Batch, World
 
 from tools.hf import all_of, load, load_tokenizer, mean_of
 

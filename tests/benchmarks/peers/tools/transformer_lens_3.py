@@ -4,7 +4,7 @@ from typing import Any
 
 from entries import Entry
 from torch import Tensor
-from worlds import Batch, World
+from peer_worlds import Batch, World
 
 from tools.hf import load, load_tokenizer
 from tools.transformer_lens import drift, filtered_cache, full_cache, hooked, hooks, means
