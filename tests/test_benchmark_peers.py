@@ -14,10 +14,10 @@ from environments import names  # noqa: E402
 from growth import exponent  # noqa: E402
 from intervals import median_interval  # noqa: E402
 from measuring import Row, difference  # noqa: E402
+from peer_worlds import Size, World, build  # noqa: E402
 from protocol import Process, Task, ToolError  # noqa: E402
 from run import per_size, told_rows  # noqa: E402
 from table import render  # noqa: E402
-from peer_worlds import Size, World, build  # noqa: E402
 
 TRIVIAL = """
 import json, sys

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from entries import TOOLS
 from measuring import measure
-from run import surroundings, told_rows
 from peer_worlds import SIZES, Size, build
+from run import surroundings, told_rows
 
 BASE = SIZES["10M"]
 AXES: dict[str, Sequence[int]] = {

@@ -18,8 +18,8 @@ from typing import Any
 from entries import JOBS, TOOLS
 from environments import CHECKOUT, find
 from measuring import TOLERANCE, Row, measure
-from table import render
 from peer_worlds import SIZES, build
+from table import render
 
 ROUNDS = {"0.1M": 9, "10M": 7, "10M-50k": 5, "100M": 3}
 PROMPTS = {"100M": 500}

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from entries import Entry, Prepare
+from peer_worlds import Batch, World
 from torch import Tensor
 from training import TRAINER_STEPS, Drift, Snapshot, train, trainer_of, weights_of
-from peer_worlds import Batch, World
 
 N_RESAMPLES = 1_000
 AFTER_NORM = "its last layer is after the final norm"

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 from entries import Entry, Prepare
+from peer_worlds import Batch, World
 from torch import Tensor
 from training import LEARNING_RATE, Drift, Snapshot, next_token_loss, train
-from peer_worlds import Batch, World
 
 from tools.hf import all_of, mean_of
 

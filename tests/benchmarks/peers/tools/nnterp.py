@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 from entries import Entry, Prepare
-from torch import Tensor
 from peer_worlds import World
+from torch import Tensor
 
 BATCH_SIZE = 32
 

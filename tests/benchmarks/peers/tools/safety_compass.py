@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 from entries import Entry, Prepare
-from training import TRAINER_STEPS, Snapshot, trainer_of, weights_of
 from peer_worlds import N_PROBES, World
+from training import TRAINER_STEPS, Snapshot, trainer_of, weights_of
 
 from tools.hf import load, load_tokenizer
 

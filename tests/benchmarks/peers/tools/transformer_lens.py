@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 from entries import Entry, Prepare
+from peer_worlds import Batch, World
 from torch import Tensor
 from training import Drift, Snapshot, train
-from peer_worlds import Batch, World
 
 from tools.hf import all_of, load, load_tokenizer, mean_of
 

@@ -3,8 +3,8 @@
 from typing import Any
 
 from entries import Entry
-from torch import Tensor
 from peer_worlds import Batch, World
+from torch import Tensor
 
 from tools.hf import load, load_tokenizer
 from tools.transformer_lens import drift, filtered_cache, full_cache, hooked, hooks, means

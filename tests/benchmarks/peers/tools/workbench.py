@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 from entries import Entry, Prepare
-from training import LEARNING_RATE, TRAINER_STEPS, Snapshot, train, trainer_of, weights_of
 from peer_worlds import World
+from training import LEARNING_RATE, TRAINER_STEPS, Snapshot, train, trainer_of, weights_of
 
 from tools.hf import load, load_tokenizer, random_acts
 
