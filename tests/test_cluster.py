@@ -67,7 +67,11 @@ class Nodes:
         self.second = self.add()
 
     def add(self):
-        return self.cluster.add_node(**self._small)
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            return self.cluster.add_node(**self._small)
+        finally:
+            signal.signal(signal.SIGTERM, before)  # a node of this process takes it
 
     def lose_second(self):
         """Lose the node that is not the head, as it is lost with its machine."""
