@@ -123,9 +123,8 @@ class _Task:
         else:
             tensors = {MEAN: read_moments(model, reading, layers=layers).mean}
         if phase == self.lineage.aligned:
-            again = read_moments(
-                model, reading, layers=layers, batch_size=other_size(model, reading)
-            )
+            size = other_size(model, reading)
+            again = read_moments(model, reading, layers=layers, batch_size=size)
             tensors[FLOOR] = (again.mean - tensors[MEAN]).norm(dim=-1)
         provenance["weights_hash"] = model.fingerprint()
         provenance["sha256"] = {
