@@ -9,6 +9,7 @@ from typing import get_args
 
 import pytest
 import torch
+from running_blocks import blocks_run
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -313,20 +314,6 @@ def test_paired_prompts_of_different_number_are_noticed(model):
     acts = read_activations(model, ProbeSet((Probe("bako"), Probe("delu"), Probe("fina"))))
     with pytest.raises(TypeError, match="prompt"):  # jaxtyping names the axis
         fit_directions_from(acts, acts[:, :2])
-
-
-def blocks_run(model):
-    """Which blocks run from now on, in order."""
-    runs = []
-    for number, block in enumerate(model.hf.get_decoder().layers):
-        own = block.forward
-
-        def forward(*args, own=own, number=number, **kwargs):
-            runs.append(number)
-            return own(*args, **kwargs)
-
-        block.forward = forward
-    return runs
 
 
 def test_a_reading_stops_at_its_last_layer_with_the_same_bits(make_model, probes):

@@ -15,14 +15,14 @@ ORDER = """
     text errors limits stopping memory paper shape storing files journal locks turns resources
     config states manifest info batches dropout bootstrap progress arms records lines drift_files
     tables series merging adapters fingerprints blocks conventions modes models caches heads
-    prefixes sources loading phases probes inputs chat chat_formats encoding reading activations
-    phase_reading artefacts landmarks directions vectors exchange drift measurement isotropic
-    nulls significance refit aftermath controls losses generation continuations judges questions
-    readout interventions penalties anchors projections edits editing training_edits rehearsal
-    updates finetune evaluation statistic runs store standing archive surroundings course passage
-    passage_reading plane grids points checkpoints centres grid_work ablation conditions
-    recording trial workers nodes cluster background groundwork ablated_runs evidence blocking
-    tradeoff comparison summary verification worlds calibration experiment plots widgets
+    prefixes sources loading phases phase_origin probes inputs chat chat_formats encoding reading
+    activations phase_reading artefacts landmarks directions vectors exchange drift measurement
+    isotropic nulls significance refit aftermath controls losses generation continuations judges
+    questions readout interventions penalties anchors projections edits editing training_edits
+    rehearsal updates finetune evaluation statistic runs store standing archive surroundings
+    course passage passage_reading plane grids points checkpoints centres grid_work ablation
+    conditions recording trial workers nodes cluster background groundwork ablated_runs evidence
+    blocking tradeoff comparison summary verification worlds calibration experiment plots widgets
     footprint doctor commands cli __main__
 """.split()  # noqa: SIM905
 LEAVES = {"organism", "integrations"}

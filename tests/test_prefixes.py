@@ -3,6 +3,7 @@
 import pytest
 import torch
 from families import VARIANTS
+from running_blocks import blocks_run
 
 from workbench import prefixes
 from workbench.continuations import continuation_losses
@@ -40,20 +41,6 @@ def asked(model, prompts):
     return losses, continuation_losses(model, items), said
 
 
-def counted(model):
-    """How often each block runs for real, which the blocks below an edit should do once."""
-    runs = []
-    for number, block in enumerate(model.hf.get_decoder().layers):
-        own = block.forward
-
-        def forward(*args, own=own, number=number, **kwargs):
-            runs.append(number)
-            return own(*args, **kwargs)
-
-        block.forward = forward
-    return runs
-
-
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=[] if n in OFTEN else pytest.mark.slow) for n in VARIANTS],
@@ -78,7 +65,7 @@ def test_every_strength_gives_the_same_bits_with_and_without(name, make_model, a
 
 def test_blocks_below_the_edit_run_once_for_all_strengths(make_model, arrows, prompts):
     model = make_model("llama-gqa")
-    runs = counted(model)
+    runs = blocks_run(model)
     items = [encode(model, prompt, "bako") for prompt in prompts]
     prefix = Prefix(model, 1)
     assert prefix.works
@@ -92,7 +79,7 @@ def test_blocks_below_the_edit_run_once_for_all_strengths(make_model, arrows, pr
 
 def test_the_unedited_forward_of_a_partial_ablation_runs_once(make_model, arrows, prompts):
     model = make_model("llama-gqa")
-    runs = counted(model)
+    runs = blocks_run(model)
     items = [encode(model, prompt, "bako") for prompt in prompts]
     prefix = Prefix(model, 0)
     runs.clear()

@@ -1,8 +1,7 @@
 """Read the phases of a lineage one at a time into a passage, and continue where it stopped."""
 
-import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,10 +34,10 @@ from workbench.passage import (
     read_about,
     tensor_hash,
 )
+from workbench.phase_origin import origin_of
 from workbench.phases import Lineage, Phase
 from workbench.probes import ProbeSet
 from workbench.reading import Position, Reading
-from workbench.sources.source import places_here
 from workbench.storing import check_writable
 
 Keep = Literal["roles", "all", "none"]
@@ -101,10 +100,10 @@ class _Task:
 
     def read(self, phase: Phase, reference: Mapping[str, Any] | None) -> Artefact:
         """Load one phase, read it and let it go."""
-        source = source_of(phase)
+        origin = origin_of(phase)
         model = self.lineage.load_model(phase, device=self.device)
         reading = Reading.of(model, self.probes, self.position)
-        provenance = source | {
+        provenance = origin | {
             "phase": phase.name,
             "step": phase.step,
             "tokens_hash": reading.fingerprint(),
@@ -183,26 +182,6 @@ def read_passage(
     return Passage(folder)
 
 
-def source_of(phase: Phase) -> dict[str, Any]:
-    """Return where a phase comes from: its settings, and what its files look like, if it is local.
-
-    Files are known by size and time of change: the weights would have to be read for more. What a
-    branch of the hub stands for may change unseen; name a tag or a commit.
-    """
-    told = {key: value for key, value in asdict(phase).items() if key not in ("name", "step")}
-    places = places_here(phase.model, phase.base)
-    if phase.tokenizer is not None:
-        places += places_here(phase.tokenizer)
-    files = [
-        path
-        for place in places
-        for path in (sorted(place.iterdir()) if place.is_dir() else [place])
-        if path.is_file()
-    ]
-    marks = [(str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in files]
-    return {"source": told, "files": hashlib.sha256(repr(marks).encode()).hexdigest()}
-
-
 def _begin(task: _Task, folder: Path, *, resume: bool) -> None:
     """Make the folder, or see that what is there can be continued."""
     begun = Passage(folder) if is_passage(folder) else None
@@ -270,7 +249,7 @@ def _stored(path: Path, phase: Phase, *, acts: bool, floor: bool) -> dict[str, A
         return None
     wanted = {MEAN} | ({ACTS} if acts else set()) | ({FLOOR} if floor else set())
     provenance = about["provenance"]
-    same = all(provenance.get(key) == value for key, value in source_of(phase).items())
+    same = all(provenance.get(key) == value for key, value in origin_of(phase).items())
     return provenance if same and wanted <= {*about["tensors"]} else None
 
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 import torch
+from entries import Prepare
 from torch import Tensor
 
 LEARNING_RATE = 1e-4
@@ -85,6 +87,56 @@ class Drift:
         across = (vector - along[:, None] * self._directions).norm(dim=-1)
         self.rows.append({"cosine": along / vector.norm(dim=-1), "along": along, "across": across})
         return vector
+
+
+def hooks(
+    boot: Callable[[Any], Any], names: Callable[[Any], list[str]]
+) -> Callable[[Any], Prepare]:
+    """Return the job `hooks` of a tool with TransformerLens's `model.hooks`.
+
+    Args:
+        boot: Loads the model that is trained.
+        names: The hook points after every block.
+    """
+
+    def adder(edit: Tensor) -> Callable[..., Tensor]:
+        return lambda resid, hook: resid + edit  # noqa: ARG005 - TransformerLens names it
+
+    def start(world: Any) -> Prepare:
+        model = boot(world)
+        snapshot = Snapshot(model.parameters())
+        pairs = list(zip(names(model), map(adder, world.edits()), strict=True))
+
+        def prepare(world: Any) -> Callable[[], np.ndarray]:
+            weights = snapshot.restore()
+            return lambda: train(
+                model, weights, world.train_tokens(), world.size.steps,
+                around=lambda: model.hooks(fwd_hooks=pairs),
+            )  # fmt: skip
+
+        return prepare
+
+    return start
+
+
+def trained(model: Any, tokenizer: Any, attach: Callable[[Any, Any, str], None]) -> Prepare:
+    """Return the job `trainer`: training from the same weights, which is what it gives back.
+
+    Args:
+        model: A model of transformers.
+        tokenizer: Its tokenizer.
+        attach: Puts what measures on a Trainer, in a world, with a folder for its files.
+    """
+    folder, snapshot = mkdtemp(), Snapshot(model.parameters())
+
+    def prepare(world: Any) -> Callable[[], np.ndarray]:
+        snapshot.restore()
+        steps = TRAINER_STEPS * world.size.steps
+        trainer = trainer_of(model, world.train_tokens(), steps, folder, tokenizer)
+        attach(trainer, world, folder)
+        return lambda: (trainer.train(), weights_of(model))[1]
+
+    return prepare
 
 
 def weights_of(model: torch.nn.Module) -> np.ndarray:

@@ -28,10 +28,13 @@ def by_rows(model, prompts: Sequence[Ids], openers: Sequence[Ids]) -> torch.Tens
 
 def by_cache(model, prompts: Sequence[Ids], openers: Sequence[Ids]) -> torch.Tensor:
     """The same; each prompt runs once, and its cache is repeated for the openers."""
-    found = []
+    return _by_rows(_cached, model, prompts, openers)
+
+
+def _by_rows(run, model, prompts: Sequence[Ids], openers: Sequence[Ids]) -> torch.Tensor:
     with evaluation_mode(model):
-        for at in range(0, len(prompts), ROWS):
-            found.append(_cached(model.hf, prompts[at : at + ROWS], openers))
+        starts = range(0, len(prompts), ROWS)
+        found = [run(model.hf, prompts[start : start + ROWS], openers) for start in starts]
     return torch.cat(found, dim=1)
 
 
@@ -71,11 +74,7 @@ def _cached(hf, prompts: Sequence[Ids], openers: Sequence[Ids]) -> torch.Tensor:
 
 def by_branches(model, prompts: Sequence[Ids], openers: Sequence[Ids]) -> torch.Tensor:
     """The same; a row holds a prompt and all openers after it, which do not see each other."""
-    found = []
-    with evaluation_mode(model):
-        for at in range(0, len(prompts), ROWS):
-            found.append(_branched(model.hf, prompts[at : at + ROWS], openers))
-    return torch.cat(found, dim=1)
+    return _by_rows(_branched, model, prompts, openers)
 
 
 def _branched(hf, prompts: Sequence[Ids], openers: Sequence[Ids]) -> torch.Tensor:

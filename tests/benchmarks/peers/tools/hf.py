@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
-from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from entries import Entry, Prepare
 from peer_worlds import Batch, World
 from torch import Tensor
-from training import TRAINER_STEPS, Drift, Snapshot, train, trainer_of, weights_of
+from training import Drift, Snapshot, train, trained
 
 N_RESAMPLES = 1_000
 AFTER_NORM = "its last layer is after the final norm"
@@ -77,20 +76,27 @@ def all_of(read: Callable[[Batch], Tensor], world: World) -> Callable[[], Tensor
     return read_all
 
 
-def _means(
-    reader: Callable[[Any], Callable[[Batch], Tensor]],
+def means(
+    boot: Callable[[World], Any],
+    read: Callable[[Any, Batch], Tensor],
     batched: Callable[[World], list[Batch]] = World.tensors,
 ) -> Callable[[World], Prepare]:
+    """Return the job `means` of a tool: how it loads a model, and how it reads a batch with it."""
+
     def start(world: World) -> Prepare:
-        read = reader(load(world.aligned))
+        model = boot(world)
 
         def prepare(world: World) -> Callable[[], np.ndarray]:
             batches = batched(world)
-            return lambda: mean_of(read, batches, len(world.ids))
+            return lambda: mean_of(lambda batch: read(model, batch), batches, len(world.ids))
 
         return prepare
 
     return start
+
+
+def _boot(world: World) -> Any:
+    return load(world.aligned)
 
 
 @torch.no_grad()
@@ -188,16 +194,7 @@ def _drift(reader: Callable[[Any, Batch], Tensor] | None) -> Callable[[World], P
 
 
 def _trainer(world: World) -> Prepare:
-    model, tokenizer, folder = load(world.aligned), load_tokenizer(world), mkdtemp()
-    snapshot = Snapshot(model.parameters())
-
-    def prepare(world: World) -> Callable[[], np.ndarray]:
-        snapshot.restore()
-        steps = TRAINER_STEPS * world.size.steps
-        trainer = trainer_of(model, world.train_tokens(), steps, folder, tokenizer)
-        return lambda: (trainer.train(), weights_of(model))[1]
-
-    return prepare
+    return trained(load(world.aligned), load_tokenizer(world), lambda *_: None)
 
 
 @contextmanager
@@ -241,22 +238,22 @@ ENTRIES = [
     Entry("means", "decoder forward", _bare_forwards("aligned"), limit=True, compared="none"),
     Entry(
         "means", "output_hidden_states",
-        _means(lambda model: lambda batch: hidden_states(model, batch)),
+        means(_boot, hidden_states),
         compared="but last", note=f"with its language-model head; {AFTER_NORM}",
     ),
     Entry(
         "means", "output_hidden_states, 32 prompts per batch, in given order",
-        _means(lambda model: lambda batch: hidden_states(model, batch), World.tensors_in_order),
+        means(_boot, hidden_states, World.tensors_in_order),
         compared="but last", note=f"with its language-model head; {AFTER_NORM}",
     ),
     Entry(
         "means", "output_hidden_states, decoder only",
-        _means(lambda model: lambda batch: hidden_states(model.model, batch)),
+        means(_boot, lambda model, batch: hidden_states(model.model, batch)),
         compared="but last", note=AFTER_NORM,
     ),
     Entry(
         "means", "torch forward hooks",
-        _means(lambda model: lambda batch: torch_hooks(model, batch)),
+        means(_boot, torch_hooks),
     ),
     Entry(
         "directions", "decoder forward of both models", _bare_forwards("witness", "aligned"),

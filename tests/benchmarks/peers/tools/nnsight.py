@@ -10,7 +10,7 @@ from peer_worlds import Batch, World
 from torch import Tensor
 from training import LEARNING_RATE, Drift, Snapshot, next_token_loss, train
 
-from tools.hf import all_of, mean_of
+from tools.hf import all_of, means
 
 
 def _load(world: World) -> Any:
@@ -42,19 +42,6 @@ def _whole_trace(model: Any, batch: Batch) -> Tensor:
         for block in model.model.layers:
             found.append(block.output)
     return torch.stack([resid[batch.rows, batch.last] for resid in found])
-
-
-def _means(read: Callable[[Any, Batch], Tensor]) -> Callable[[World], Prepare]:
-    def start(world: World) -> Prepare:
-        model = _load(world)
-
-        def prepare(world: World) -> Callable[[], np.ndarray]:
-            batches = world.tensors()
-            return lambda: mean_of(lambda batch: read(model, batch), batches, len(world.ids))
-
-        return prepare
-
-    return start
 
 
 def _drift(world: World) -> Prepare:
@@ -104,8 +91,8 @@ def _hooks(world: World) -> Prepare:
 
 
 ENTRIES = [
-    Entry("means", "trace of one token per prompt, stopped", _means(_trace)),
-    Entry("means", "trace of whole outputs", _means(_whole_trace)),
+    Entry("means", "trace of one token per prompt, stopped", means(_load, _trace)),
+    Entry("means", "trace of whole outputs", means(_load, _whole_trace)),
     Entry(
         "drift", "trace of one token per prompt, stopped", _drift,
         note="no interval; trains the transformers model itself",

@@ -3,13 +3,11 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
-import numpy as np
 from entries import Entry, Prepare
 from peer_worlds import N_PROBES, World
-from training import TRAINER_STEPS, Snapshot, trainer_of, weights_of
+from training import trained
 
 from tools.hf import load, load_tokenizer
 
@@ -50,19 +48,13 @@ def _trainer(batch: dict[str, int]) -> Callable[[World], Prepare]:
         from safety_compass import SafetyCompassCallback
 
         model, tokenizer = load(world.aligned), load_tokenizer(world)
-        folder = Path(mkdtemp())
-        snapshot = Snapshot(model.parameters())
 
-        def prepare(world: World) -> Callable[[], np.ndarray]:
-            snapshot.restore()
-            steps = TRAINER_STEPS * world.size.steps
-            monitor = _monitor(model, tokenizer, world, folder, batch)
-            trainer = trainer_of(model, world.train_tokens(), steps, str(folder), tokenizer)
-            log = str(folder / "compass.csv")
+        def attach(trainer: Any, world: World, folder: str) -> None:
+            monitor = _monitor(model, tokenizer, world, Path(folder), batch)
+            log = str(Path(folder) / "compass.csv")
             trainer.add_callback(SafetyCompassCallback(monitor, 1, log_file=log))
-            return lambda: (trainer.train(), weights_of(model))[1]
 
-        return prepare
+        return trained(model, tokenizer, attach)
 
     return start
 

@@ -8,9 +8,9 @@ import torch
 from entries import Entry, Prepare
 from peer_worlds import Batch, World
 from torch import Tensor
-from training import Drift, Snapshot, train
+from training import Drift, Snapshot, hooks, train
 
-from tools.hf import all_of, load, load_tokenizer, mean_of
+from tools.hf import all_of, load, load_tokenizer, means
 
 Read = Callable[[Any, Batch], Tensor]
 PADDED = {"padding_side": "right"}
@@ -73,21 +73,6 @@ def hooked(model: Any, batch: Batch, **options: Any) -> Tensor:
     return torch.stack([found[layer] for layer in range(len(found))])
 
 
-def means(boot: Callable[[World], Any], read: Read) -> Callable[[World], Prepare]:
-    """Return the job `means`."""
-
-    def start(world: World) -> Prepare:
-        model = boot(world)
-
-        def prepare(world: World) -> Callable[[], np.ndarray]:
-            batches = world.tensors()
-            return lambda: mean_of(lambda batch: read(model, batch), batches, len(world.ids))
-
-        return prepare
-
-    return start
-
-
 def drift(boot: Callable[[World], Any], read: Read) -> Callable[[World], Prepare]:
     """Return the job `drift`: the model trains and is read as TransformerLens's."""
 
@@ -107,29 +92,6 @@ def drift(boot: Callable[[World], Any], read: Read) -> Callable[[World], Prepare
     return start
 
 
-def hooks(boot: Callable[[World], Any]) -> Callable[[World], Prepare]:
-    """Return the job `hooks`."""
-
-    def adder(edit: Tensor) -> Callable[..., Tensor]:
-        return lambda resid, hook: resid + edit  # noqa: ARG005 - TransformerLens names it
-
-    def start(world: World) -> Prepare:
-        model = boot(world)
-        snapshot = Snapshot(model.parameters())
-        pairs = list(zip(names(model), map(adder, world.edits()), strict=True))
-
-        def prepare(world: World) -> Callable[[], np.ndarray]:
-            weights = snapshot.restore()
-            return lambda: train(
-                model, weights, world.train_tokens(), world.size.steps,
-                around=lambda: model.hooks(fwd_hooks=pairs),
-            )  # fmt: skip
-
-        return prepare
-
-    return start
-
-
 FILTERED = "run_with_cache, names_filter on resid_post"
 THROUGH = "trains through the bridge"
 ENTRIES = [
@@ -141,5 +103,5 @@ ENTRIES = [
         "drift", "run_with_hooks, one token per prompt", drift(boot, hooked),
         note=f"no interval; {THROUGH}",
     ),
-    Entry("hooks", "bridge.hooks", hooks(boot), note=THROUGH),
+    Entry("hooks", "bridge.hooks", hooks(boot, names), note=THROUGH),
 ]  # fmt: skip

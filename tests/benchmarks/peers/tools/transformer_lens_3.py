@@ -5,9 +5,10 @@ from typing import Any
 from entries import Entry
 from peer_worlds import Batch, World
 from torch import Tensor
+from training import hooks
 
-from tools.hf import load, load_tokenizer
-from tools.transformer_lens import drift, filtered_cache, full_cache, hooked, hooks, means
+from tools.hf import load, load_tokenizer, means
+from tools.transformer_lens import drift, filtered_cache, full_cache, hooked, names
 
 
 def boot(world: World) -> Any:
@@ -49,5 +50,5 @@ ENTRIES = [
     Entry("means", "run_with_cache, all of it", means(boot, full_cache)),
     Entry("means", "run_with_hooks, one token per prompt, stop_at_layer", means(boot, one_token)),
     Entry("drift", STOPPED, drift(boot, filtered), compared="none", note=f"no interval; {OTHER}"),
-    Entry("hooks", "model.hooks", hooks(boot), compared="none", note=OTHER),
+    Entry("hooks", "model.hooks", hooks(boot, names), compared="none", note=OTHER),
 ]

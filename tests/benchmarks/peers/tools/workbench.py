@@ -1,14 +1,13 @@
 """This package, as its documentation says."""
 
 from collections.abc import Callable
-from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 import torch
 from entries import Entry, Prepare
 from peer_worlds import World
-from training import LEARNING_RATE, TRAINER_STEPS, Snapshot, train, trainer_of, weights_of
+from training import LEARNING_RATE, Snapshot, hooks, trained
 
 from tools.hf import load, load_tokenizer, random_acts
 
@@ -124,37 +123,15 @@ def _drift(measured: bool) -> Callable[[World], Prepare]:
 def _trainer(world: World) -> Prepare:
     import workbench as wb
 
-    model, tokenizer, folder = load(world.aligned), load_tokenizer(world), mkdtemp()
-    snapshot = Snapshot(model.parameters())
-
-    def prepare(world: World) -> Callable[[], np.ndarray]:
-        snapshot.restore()
-        steps = TRAINER_STEPS * world.size.steps
-        trainer = trainer_of(model, world.train_tokens(), steps, folder, tokenizer)
+    def attach(trainer: Any, world: World, _folder: str) -> None:
         probes = wb.ProbeSet.from_prompts(world.probes().texts)
         wb.ReversionCallback(_planted(world), probes, every=1, chat="none").attach(trainer)
-        return lambda: (trainer.train(), weights_of(model))[1]
 
-    return prepare
+    return trained(load(world.aligned), load_tokenizer(world), attach)
 
 
-def _hooks(world: World) -> Prepare:
-    model, edits = _load(world.aligned), world.edits()
-    snapshot = Snapshot(model.hf.parameters())
-
-    def adder(edit: torch.Tensor) -> Callable[..., torch.Tensor]:
-        return lambda resid, hook: resid + edit  # noqa: ARG005 - TransformerLens names it
-
-    hooks = [(f"blocks.{layer}.hook_resid_post", adder(edit)) for layer, edit in enumerate(edits)]
-
-    def prepare(world: World) -> Callable[[], np.ndarray]:
-        weights = snapshot.restore()
-        return lambda: train(
-            model, weights, world.train_tokens(), world.size.steps,
-            around=lambda: model.hooks(fwd_hooks=hooks),
-        )  # fmt: skip
-
-    return prepare
+def _names(model: Any) -> list[str]:
+    return [f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers)]
 
 
 ENTRIES = [
@@ -178,5 +155,5 @@ ENTRIES = [
         note="no drift",
     ),
     Entry("trainer", "ReversionCallback", _trainer, note="all layers, vectors and intervals"),
-    Entry("hooks", "model.hooks", _hooks),
+    Entry("hooks", "model.hooks", hooks(lambda world: _load(world.aligned), _names)),
 ]  # fmt: skip
